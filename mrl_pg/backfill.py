@@ -1,0 +1,85 @@
+"""The backfill: batches of rows in the order of their key, each a transaction of its own.
+
+Rows with a prefix are passed over, so a backfill that was stopped anywhere goes on when it is run again: there is
+nothing to remember. Rows that are inserted or updated meanwhile get their prefix from the trigger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+
+from mrl_pg import statements
+from mrl_pg.errors import MrlError
+from mrl_pg.registry import Target
+from mrl_pg.spec import Prefix
+
+DEFAULT_BATCH_SIZE = 1_000
+# How many keys of rows without a possible prefix are kept for the report.
+MAX_IMPOSSIBLE_KEYS = 20
+
+Rows: TypeAlias = Sequence[Sequence[Any]]
+
+
+@dataclass
+class BackfillProgress:
+    """How far a backfill has come.
+
+    :ivar total: rows that lacked their prefix at the start.
+    :ivar filled: rows filled so far.
+    :ivar impossible: rows that cannot have a prefix (zero, too short, beyond fp16).
+    :ivar impossible_keys: the first of their keys.
+    :ivar last_key: key of the last row looked at.
+    """
+
+    prefix: str
+    total: int
+    filled: int = 0
+    impossible: int = 0
+    impossible_keys: list[Any] = field(default_factory=list)
+    last_key: Any = None
+
+    @property
+    def done(self) -> int:
+        """Rows looked at."""
+        return self.filled + self.impossible
+
+
+def batches(
+    target: Target,
+    prefix: Prefix,
+    progress: BackfillProgress,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    max_rows: int | None = None,
+) -> Generator[tuple[sa.Select[Any], dict[str, Any]], Rows, None]:
+    """Returns nothing; yields statements with their parameters, takes their rows and keeps ``progress``.
+
+    Each statement is one batch and belongs into a transaction of its own.
+    """
+    if batch_size < 1:
+        raise MrlError(f"batch_size must be at least 1, not {batch_size}. The default is {DEFAULT_BATCH_SIZE}.")
+    if max_rows is not None and max_rows < 1:
+        raise MrlError(f"max_rows must be at least 1, not {max_rows}. Leave it out for all rows.")
+    table, key = statements.table(target)
+    last: dict[str, Any] = {}
+    while True:
+        size = batch_size if max_rows is None else min(batch_size, max_rows - progress.done)
+        if size == 0:
+            return
+        rows = yield statements.backfill_batch(table, key, prefix, size, resume=bool(last)), last
+        for *parts, impossible in rows:
+            progress.last_key = parts[0] if len(parts) == 1 else tuple(parts)
+            if not impossible:
+                progress.filled += 1
+                continue
+            progress.impossible += 1
+            if len(progress.impossible_keys) < MAX_IMPOSSIBLE_KEYS:
+                progress.impossible_keys.append(progress.last_key)
+        # LIMIT counts rows that could be locked, so a short batch is the last one.
+        if len(rows) < size:
+            return
+        last = {f"last_{n}": part for n, part in enumerate(rows[-1][: len(key)])}

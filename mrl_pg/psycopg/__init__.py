@@ -1,0 +1,33 @@
+"""Search, backfill and the rest on a psycopg Connection; search also on an AsyncConnection.
+
+Every verb uses the connection as it is: its transaction, its autocommit, its search_path. Its row factory and
+because they commit as they go.
+"""
+
+from mrl_pg.psycopg.backfill import backfill
+from mrl_pg.psycopg.install import install, uninstall, version
+from mrl_pg.psycopg.prefixes import add_prefix, drop_prefix, status
+from mrl_pg.psycopg.search import (
+    describe,
+    search,
+    search_async,
+    search_many,
+    search_many_async,
+    search_sql,
+)
+
+__all__ = [
+    "add_prefix",
+    "backfill",
+    "describe",
+    "drop_prefix",
+    "install",
+    "search",
+    "search_async",
+    "search_many",
+    "search_many_async",
+    "search_sql",
+    "status",
+    "uninstall",
+    "version",
+]

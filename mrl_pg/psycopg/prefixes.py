@@ -1,0 +1,64 @@
+"""Adding, dropping and counting prefixes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection
+
+from mrl_pg import statements
+from mrl_pg.psycopg.run import check_installed, execute
+from mrl_pg.psycopg.search import forget
+from mrl_pg.registry import TableName, split_name
+from mrl_pg.spec import Distance, check_dims, check_distance
+
+
+def add_prefix(
+    conn: Connection[Any],
+    target: TableName,
+    embedding: str = "embedding",
+    *,
+    dims: int,
+    distance: Distance = "cosine",
+    model: str | None = None,
+) -> str:
+    """Returns the prefix column after adding it and its trigger; instant, existing rows wait for the backfill.
+
+    A column of that name and type is taken over; a prefix that is there already with the same spec is left alone.
+
+    :param target: table as named in the catalog.
+    :param embedding: column of the full embedding, vector or halfvec.
+    :param dims: length of the prefix.
+    :raises SpecError: for dims or a distance that cannot be.
+    :raises NotInstalledError: where the schema mrl is missing.
+    """
+    check_dims(dims)
+    check_distance(distance)
+    check_installed(conn)
+    name = statements.quoted(*split_name(target))
+    column: str = execute(conn, statements.add_prefix(name, embedding, dims, distance, model))[0][0]
+    forget(conn, target)
+    return column
+
+
+def drop_prefix(conn: Connection[Any], target: TableName, prefix: str) -> None:
+    """Returns nothing; drops a prefix: its trigger, column and index. Instant.
+
+    :raises NotInstalledError: where the schema mrl is missing.
+    """
+    check_installed(conn)
+    execute(conn, statements.drop_prefix(statements.quoted(*split_name(target)), prefix))
+    forget(conn, target)
+
+
+def status(conn: Connection[Any], target: TableName | None = None) -> list[dict[str, Any]]:
+    """Returns a mapping for each prefix, of one table or of all: the columns of the view mrl.status.
+
+    Rows are counted, so this reads the tables (not the embeddings).
+
+    :raises NotInstalledError: where the schema mrl is missing.
+    """
+    check_installed(conn)
+    name = None if target is None else statements.quoted(*split_name(target))
+    rows = execute(conn, statements.status(name))
+    return [dict(zip(statements.STATUS_COLUMNS, row, strict=True)) for row in rows]

@@ -1,0 +1,88 @@
+"""Running statements on psycopg connections."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+from psycopg.rows import tuple_row
+from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
+from sqlalchemy.sql import ClauseElement
+
+from mrl_pg.errors import NotInstalledError
+from mrl_pg.statements import PROBE
+
+Rows: TypeAlias = list[tuple[Any, ...]]
+# What a verb does, apart from the waiting: statements go out, rows (or the driver's error) come in.
+Steps: TypeAlias = Generator[tuple[str, Mapping[str, Any]], Rows, Any]
+
+_dialect = psycopg_dialect()  # type: ignore[no-untyped-call]
+
+
+def compiled(statement: ClauseElement) -> str:
+    """Returns a statement as text for psycopg, its parameters as %(name)s."""
+    return str(statement.compile(dialect=_dialect))
+
+
+def execute(conn: Connection[Any], statement: ClauseElement) -> Rows:
+    """Returns the rows of a statement that carries its values."""
+    ready = statement.compile(dialect=_dialect)
+    with Cursor(conn, row_factory=tuple_row) as cursor:
+        return cursor.execute(str(ready), ready.params).fetchall()
+
+
+def check_installed(conn: Connection[Any]) -> None:
+    """Returns nothing; raises NotInstalledError where the schema mrl is missing."""
+    if not execute(conn, PROBE)[0][0]:
+        raise NotInstalledError()
+
+
+class Packed(bytes):
+    """A vector in pgvector's binary form."""
+
+
+class _PackedDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: Packed) -> bytes:
+        return obj
+
+
+def run(conn: Connection[Any], steps: Steps) -> Any:
+    """Returns what the steps return; runs their statements on a connection."""
+    # Our own cursor: the connection's row factory, cursor class and adapters stay its user's.
+    with Cursor(conn, row_factory=tuple_row) as cursor:
+        cursor.adapters.register_dumper(Packed, _PackedDumper)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    rows = cursor.execute(*step).fetchall()
+                except psycopg.Error as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(rows)
+        except StopIteration as stop:
+            return stop.value
+
+
+async def run_async(conn: AsyncConnection[Any], steps: Steps) -> Any:
+    """Returns what the steps return; runs their statements on an AsyncConnection."""
+    async with AsyncCursor(conn, row_factory=tuple_row) as cursor:
+        cursor.adapters.register_dumper(Packed, _PackedDumper)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    await cursor.execute(*step)
+                    rows = await cursor.fetchall()
+                except psycopg.Error as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(rows)
+        except StopIteration as stop:
+            return stop.value

@@ -1,0 +1,111 @@
+"""What a database knows of a table: its key, its columns and its prefixes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mrl_pg.errors import SearchError
+from mrl_pg.install import check_version
+from mrl_pg.spec import Prefix
+
+# How long a connection or engine trusts what it knows of a table. A column that is gone is noticed at once.
+TARGET_SECONDS = 60.0
+
+# A table as it is named in the catalog, without quotes: "documents", "app.documents" or ("app", "docs.2024").
+TableName = str | tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A table with its prefixes, oldest first; ``schema`` is None where the search_path finds it.
+
+    ``columns`` maps names to SQL types and leaves the vectors out.
+    """
+
+    schema: str | None
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[tuple[str, str], ...]
+    prefixes: tuple[Prefix, ...]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
+    def column_type(self, column: str) -> str:
+        """Returns the SQL type of a column; SearchError names the columns there are."""
+        types = dict(self.columns)
+        if column not in types:
+            raise SearchError(
+                f"column {column!r} of {self} does not exist or is a vector. Use one of: {', '.join(types)}."
+            )
+        return types[column]
+
+
+def split_name(table: TableName) -> tuple[str | None, str]:
+    """Returns (schema, name): a string is split at its first dot, a tuple is taken as it is."""
+    if isinstance(table, tuple):
+        return table
+    schema, dot, name = table.partition(".")
+    return (schema, name) if dot else (None, table)
+
+
+def read_target(table: TableName, rows: Sequence[Sequence[Any]]) -> Target:
+    """Returns the target from the rows of ``statements.DESCRIBE``.
+
+    :raises SearchError: where there is no such table, or it has no prefix.
+    :raises SchemaVersionError: where the schema mrl does not suit this package.
+    """
+    schema, name = split_name(table)
+    version, exists, key, columns, prefixes = rows[0]
+    check_version(version)
+    shown = f"{schema}.{name}" if schema else name
+    if not exists:
+        raise SearchError(
+            f"table {shown} does not exist. Check the name and the search_path, or run: mrl-pg create-table {shown}"
+        )
+    return Target(
+        schema=schema,
+        name=name,
+        key=tuple(key),
+        columns=tuple((column["name"], column["type"]) for column in json.loads(columns)),
+        prefixes=tuple(map(read_prefix, json.loads(prefixes))),
+    )
+
+
+def read_prefix(row: Mapping[str, Any]) -> Prefix:
+    """Returns a prefix from a row of the view mrl.prefixes."""
+    return Prefix(
+        embedding=row["embedding"],
+        prefix=row["prefix"],
+        kind=row["kind"],
+        dims=row["dims"],
+        distance=row["distance"],
+        model=row["model"] or None,
+        full_dims=row["full_dims"],
+        embedding_type=row["embedding_type"],
+        index=row["index"],
+        maintained=row["maintained"],
+    )
+
+
+def choose_prefix(target: Target, prefix: str | None, *, exact: bool = False) -> Prefix:
+    """Returns the prefix that serves a search: the one named, else the oldest with a valid index.
+
+    :raises SearchError: where there is none, or it has no valid index (an exact search needs none).
+    """
+    if not target.prefixes:
+        raise SearchError(f"{target} has no prefix. Run: mrl-pg add-prefix {target} --dims 256")
+    if prefix is not None:
+        named = [p for p in target.prefixes if p.prefix == prefix]
+        if not named:
+            there = ", ".join(p.prefix for p in target.prefixes)
+            raise SearchError(f"{target} has no prefix {prefix!r}. It has: {there}.")
+        chosen = named[0]
+    else:
+        chosen = next((p for p in target.prefixes if p.index), target.prefixes[0])
+    if not exact and chosen.index is None:
+        raise SearchError(f"prefix {chosen.prefix} of {target} has no valid index. Run: mrl-pg index {target}")
+    return chosen

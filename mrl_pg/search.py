@@ -1,0 +1,160 @@
+"""What a search is asked for and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypedDict, TypeVar, overload
+
+from mrl_pg.errors import SearchError
+
+Row = TypeVar("Row")
+
+# pgvector's bounds and its default for hnsw.ef_search.
+MAX_EF_SEARCH = 1000
+DEFAULT_EF_SEARCH = 40
+# Scanned tuples per candidate before a search gives up: filters that keep 0.5 % or more are served in full.
+SCAN_TUPLES_PER_CANDIDATE = 200
+MIN_SCAN_TUPLES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """How much a search looks at; made and checked by :func:`search_plan`."""
+
+    k: int
+    candidates: int
+    ef_search: int
+    max_scan_tuples: int
+    exact: bool
+
+
+class SearchOptions(TypedDict, total=False):
+    """The keywords that every search verb takes.
+
+    :param k: rows to return; 10.
+    :param candidates: rows stage one hands over, at least k; the larger of 100 and 10 * k.
+    :param ef_search: size of the HNSW candidate list, 1 to 1000; ``candidates`` within 40 and 1000. It may be
+        below ``candidates``: the scan goes on in steps of ef_search.
+    :param max_scan_tuples: where the index scan gives up; the larger of 20,000 and 200 * candidates.
+    :param exact: compare every row and use no index: the ground truth.
+    """
+
+    k: int
+    candidates: int | None
+    ef_search: int | None
+    max_scan_tuples: int | None
+    exact: bool
+
+
+def search_plan(
+    *,
+    k: int = 10,
+    candidates: int | None = None,
+    ef_search: int | None = None,
+    max_scan_tuples: int | None = None,
+    exact: bool = False,
+) -> SearchPlan:
+    """Returns a checked plan from :class:`SearchOptions`.
+
+    :raises SearchError: for a value outside its bounds, with the value.
+    """
+    k = _whole("k", k)
+    if k < 1:
+        raise SearchError(f"k must be at least 1, not {k}. k is the number of rows to return.")
+    candidates = max(100, 10 * k) if candidates is None else _whole("candidates", candidates)
+    if candidates < k:
+        raise SearchError(
+            f"candidates must be at least k = {k}, not {candidates}. "
+            "Leave candidates out for the larger of 100 and 10 * k."
+        )
+    if ef_search is None:
+        ef_search = min(max(candidates, DEFAULT_EF_SEARCH), MAX_EF_SEARCH)
+    ef_search = _whole("ef_search", ef_search)
+    if not 1 <= ef_search <= MAX_EF_SEARCH:
+        raise SearchError(
+            f"ef_search must be between 1 and {MAX_EF_SEARCH}, not {ef_search}. "
+            "It may be below candidates: the scan goes on in steps of ef_search."
+        )
+    if max_scan_tuples is None:
+        max_scan_tuples = max(SCAN_TUPLES_PER_CANDIDATE * candidates, MIN_SCAN_TUPLES)
+    max_scan_tuples = min(_whole("max_scan_tuples", max_scan_tuples), 2**31 - 1)
+    if max_scan_tuples < 1:
+        raise SearchError(
+            f"max_scan_tuples must be at least 1, not {max_scan_tuples}. Leave it out for 200 * candidates."
+        )
+    return SearchPlan(k, candidates, ef_search, max_scan_tuples, exact)
+
+
+# (column, comparison), comparison being "equal", "any", "any or null" or "null".
+FilterShape = tuple[tuple[str, str], ...]
+
+
+def read_filter(filter: Mapping[str, Any] | None) -> tuple[FilterShape, dict[str, Any]]:
+    """Returns the shape of a filter, which the statement is made for, and its values as parameters.
+
+    A value means equality, a list or other sequence any of its elements, None IS NULL; as in mrl.search() in SQL.
+    """
+    shape: list[tuple[str, str]] = []
+    values: dict[str, Any] = {}
+    for n, (column, value) in enumerate((filter or {}).items()):
+        if value is None:
+            shape.append((column, "null"))
+        elif isinstance(value, list | tuple | set | frozenset):
+            values[f"filter_{n}"] = [element for element in value if element is not None]
+            shape.append((column, "any or null" if None in value else "any"))
+        else:
+            values[f"filter_{n}"] = value
+            shape.append((column, "equal"))
+    return tuple(shape), values
+
+
+def _whole(name: str, value: Any) -> int:
+    """Returns a whole number of any integer type; these numbers become literals in the statement."""
+    try:
+        return int(value.__index__())
+    except (AttributeError, TypeError):
+        raise SearchError(f"{name} must be a whole number, not {value!r}. Pass an int.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit(Generic[Row]):
+    """One row found.
+
+    :ivar key: its primary key: the value of a single-column key, a tuple of a composite one.
+    :ivar distance: from the query by the full embedding, smaller is nearer (inner_product: negated).
+    :ivar row: what was asked for: a model instance, or a mapping of columns.
+    """
+
+    key: Any
+    distance: float
+    row: Row
+
+
+class SearchResult(Sequence[Hit[Row]]):
+    """The hits of one search, nearest first.
+
+    :ivar requested: candidates asked of stage one (k for an exact search).
+    :ivar received: candidates that came. Fewer than requested: no more rows qualify, or the index scan
+        gave up at max_scan_tuples, or rows still lack their prefix.
+    """
+
+    __slots__ = ("_hits", "received", "requested")
+
+    def __init__(self, hits: Iterable[Hit[Row]], *, requested: int, received: int) -> None:
+        self._hits = tuple(hits)
+        self.requested = requested
+        self.received = received
+
+    @overload
+    def __getitem__(self, index: int) -> Hit[Row]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Hit[Row], ...]: ...
+    def __getitem__(self, index: int | slice) -> Hit[Row] | tuple[Hit[Row], ...]:
+        return self._hits[index]
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    def __repr__(self) -> str:
+        return f"<SearchResult: {len(self)} hits, {self.received} of {self.requested} candidates>"

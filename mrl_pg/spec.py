@@ -1,0 +1,173 @@
+"""What a prefix is: its kind, dims and distance, and the names that follow from them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mrl_pg.errors import SpecError
+
+Distance = Literal["cosine", "l2", "inner_product"]
+EmbeddingType = Literal["vector", "halfvec"]
+
+# What pgvector's HNSW can index as halfvec, and what a vector column can hold.
+MAX_PREFIX_DIMS = 4_000
+MAX_FULL_DIMS = 16_000
+
+# pgvector's defaults; they are left out of index names and definitions.
+DEFAULT_M = 16
+DEFAULT_EF_CONSTRUCTION = 64
+
+OPERATORS: dict[Distance, str] = {"cosine": "<=>", "l2": "<->", "inner_product": "<#>"}
+OPERATOR_CLASSES: dict[Distance, str] = {
+    "cosine": "halfvec_cosine_ops",
+    "l2": "halfvec_l2_ops",
+    "inner_product": "halfvec_ip_ops",
+}
+
+
+def shorten(name: str) -> str:
+    """Returns a name that fits PostgreSQL's 63 bytes: unchanged, or cut to 54 bytes and a hash.
+
+    The same as mrl.shorten() in SQL.
+    """
+    encoded = name.encode()
+    if len(encoded) <= 63:
+        return name
+    digest = hashlib.md5(encoded, usedforsecurity=False).hexdigest()[:8]
+    return f"{encoded[:54].decode(errors='ignore')}_{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A prefix of an embedding as one table has it; what statements are made for.
+
+    ``full_dims`` is None where the embedding column does not fix its length, ``index`` where no valid
+    HNSW index covers the prefix.
+    """
+
+    embedding: str
+    prefix: str
+    dims: int
+    distance: Distance
+    full_dims: int | None
+    embedding_type: EmbeddingType = "vector"
+    kind: str = "truncate"
+    model: str | None = None
+    index: str | None = None
+    maintained: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matryoshka:
+    """One embedding column and one prefix of it, as a model declares them.
+
+    :param full_dims: length of the embedding.
+    :param dims: length of the prefix, below ``full_dims`` and at most 4,000.
+    :param distance: ``cosine``, ``l2`` or ``inner_product``; smaller is nearer.
+    :param model: name of the embedding model, kept in the registry.
+    :param column: column of the embedding.
+    :param embedding_type: ``vector``, or ``halfvec`` for half the table and half the rerank reads.
+    :param m: links per node of the HNSW graph, 2 to 100.
+    :param ef_construction: candidates looked at per insert into the graph, 2 * m to 1000.
+    :raises SpecError: for a value outside these bounds, with the value.
+    """
+
+    full_dims: int
+    dims: int
+    distance: Distance = "cosine"
+    model: str | None = None
+    column: str = "embedding"
+    embedding_type: EmbeddingType = "vector"
+    m: int = DEFAULT_M
+    ef_construction: int = DEFAULT_EF_CONSTRUCTION
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.full_dims <= MAX_FULL_DIMS:
+            raise SpecError(
+                f"full_dims must be between 2 and {MAX_FULL_DIMS:,}, not {self.full_dims}. "
+                "Give the length of the embeddings your model returns."
+            )
+        check_dims(self.dims)
+        if self.dims >= self.full_dims:
+            raise SpecError(
+                f"dims must be below full_dims = {self.full_dims}, not {self.dims}. "
+                "A prefix is shorter than its embedding."
+            )
+        check_distance(self.distance)
+        if self.embedding_type not in get_args(EmbeddingType):
+            raise SpecError(f"unknown embedding_type {self.embedding_type!r}. Use vector or halfvec.")
+        check_graph(self.m, self.ef_construction)
+
+    @property
+    def prefix(self) -> str:
+        """The prefix column: ``embedding_256``."""
+        return prefix_name(self.column, self.dims)
+
+    @property
+    def operator_class(self) -> str:
+        """The operator class of the prefix index: ``halfvec_cosine_ops``."""
+        return OPERATOR_CLASSES[self.distance]
+
+    def index_name(self, table: str) -> str:
+        """The prefix index of a table, which carries all that defines it."""
+        return index_name(table, self.prefix, self.distance, m=self.m, ef_construction=self.ef_construction)
+
+    def as_prefix(self) -> Prefix:
+        """The prefix as a table made from this declaration has it."""
+        return Prefix(
+            embedding=self.column,
+            prefix=self.prefix,
+            dims=self.dims,
+            distance=self.distance,
+            full_dims=self.full_dims,
+            embedding_type=self.embedding_type,
+            model=self.model,
+        )
+
+
+def check_dims(dims: int) -> None:
+    """Returns nothing; raises SpecError for a prefix that HNSW cannot index."""
+    if not 1 <= dims <= MAX_PREFIX_DIMS:
+        raise SpecError(
+            f"dims must be between 1 and {MAX_PREFIX_DIMS:,}, not {dims}. "
+            f"HNSW takes at most {MAX_PREFIX_DIMS:,} halfvec dimensions."
+        )
+
+
+def check_distance(distance: str) -> None:
+    """Returns nothing; raises SpecError for a distance that is not one of ours."""
+    if distance not in OPERATORS:
+        raise SpecError(f"unknown distance {distance!r}. Use cosine, l2 or inner_product.")
+
+
+def check_graph(m: int, ef_construction: int) -> None:
+    """Returns nothing; raises SpecError for an HNSW graph that pgvector refuses."""
+    if not 2 <= m <= 100:
+        raise SpecError(f"m must be between 2 and 100, not {m}. The default is {DEFAULT_M}.")
+    if not max(4, 2 * m) <= ef_construction <= 1000:
+        raise SpecError(
+            f"ef_construction must be between {max(4, 2 * m)} (2 * m) and 1000, not {ef_construction}. "
+            f"The default is {DEFAULT_EF_CONSTRUCTION}."
+        )
+
+
+def prefix_name(embedding: str, dims: int) -> str:
+    """Returns the column of a prefix: ``embedding_256``."""
+    return shorten(f"{embedding}_{dims}")
+
+
+def index_name(
+    table: str,
+    prefix: str,
+    distance: Distance,
+    *,
+    m: int = DEFAULT_M,
+    ef_construction: int = DEFAULT_EF_CONSTRUCTION,
+) -> str:
+    """Returns the index of a prefix; whatever is not the default stands in the name."""
+    graph = (f"_m{m}" if m != DEFAULT_M else "") + (
+        f"_ef{ef_construction}" if ef_construction != DEFAULT_EF_CONSTRUCTION else ""
+    )
+    return shorten(f"{table}_{prefix}_{OPERATOR_CLASSES[distance]}{graph}_idx")

@@ -1,0 +1,256 @@
+"""Search on a Session, AsyncSession, Connection or AsyncConnection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import sqlalchemy as sa
+from pgvector.sqlalchemy import HALFVEC, VECTOR
+from sqlalchemy import orm
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.sql import ColumnElement
+from typing_extensions import Unpack
+
+from mrl_pg import statements
+from mrl_pg.errors import NotInstalledError, SearchError
+from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefix, read_target
+from mrl_pg.search import Hit, SearchOptions, SearchPlan, SearchResult, search_plan
+from mrl_pg.spec import Matryoshka, Prefix
+from mrl_pg.sqlalchemy.model import INFO_KEY
+from mrl_pg.vectors import VectorLike, prefixes, query_vector, to_text
+
+Row = TypeVar("Row")
+Filter: TypeAlias = Sequence[ColumnElement[bool]]
+
+_targets: WeakKeyDictionary[sa.Engine, dict[tuple[str | None, str], tuple[float, Target]]] = WeakKeyDictionary()
+
+
+def search(
+    session: orm.Session | sa.Connection,
+    target: type[Row] | sa.Table,
+    query: VectorLike,
+    *,
+    filter: Filter = (),
+    prefix: str | None = None,
+    **options: Unpack[SearchOptions],
+) -> SearchResult[Any]:
+    """Returns the k rows nearest to a query: candidates by the prefix, reranked by the full embedding.
+
+    :param session: a Session, whose hits carry model instances, or a Connection, whose hits carry mappings.
+    :param target: mapped class or Table.
+    :param query: full embedding (full_dims,) of any float type.
+    :param filter: conditions on the target, all of which must hold: ``[Document.lang == "en"]``.
+    :param prefix: prefix column to use; the oldest with a valid index if None.
+    :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``: see
+        :class:`mrl_pg.search.SearchOptions`.
+    :raises SearchError, DimensionError: for a search that cannot be answered; nothing has been searched then.
+    :raises NotInstalledError, SchemaVersionError: where the schema mrl is missing or does not suit.
+    """
+    plan = search_plan(**options)
+
+    def build(source: _Source, chosen: Prefix) -> sa.Select[Any]:
+        full, short = _bound(query, chosen)
+        return statements.search(
+            source.table,
+            source.key,
+            chosen,
+            plan,
+            query=full,
+            prefix_query=short,
+            columns=source.columns,
+            source=source.entity,
+            where=filter,
+        )
+
+    source, rows = _searched(session, target, prefix, plan, build)
+    return _result(source, rows, plan)
+
+
+async def search_async(
+    session: AsyncSession | AsyncConnection,
+    target: type[Row] | sa.Table,
+    query: VectorLike,
+    *,
+    filter: Filter = (),
+    prefix: str | None = None,
+    **options: Unpack[SearchOptions],
+) -> SearchResult[Any]:
+    """Returns what :func:`search` returns, on an AsyncSession or AsyncConnection."""
+    return await session.run_sync(lambda sync: search(sync, target, query, filter=filter, prefix=prefix, **options))
+
+
+def search_many(
+    session: orm.Session | sa.Connection,
+    target: type[Row] | sa.Table,
+    queries: Iterable[VectorLike],
+    *,
+    filter: Filter = (),
+    prefix: str | None = None,
+    **options: Unpack[SearchOptions],
+) -> list[SearchResult[Any]]:
+    """Returns one result per query, in their order, from one round trip; parameters as in :func:`search`."""
+    plan = search_plan(**options)
+    queries = list(queries)
+    if not queries:
+        return []
+
+    def build(source: _Source, chosen: Prefix) -> sa.Select[Any]:
+        vectors = np.stack([query_vector(query, chosen) for query in queries])
+        shorts = prefixes(vectors, chosen.dims, chosen.distance)
+        return statements.search_many(
+            source.table,
+            source.key,
+            chosen,
+            plan,
+            queries=_parameter([*map(to_text, vectors)], ARRAY(sa.Text)),
+            prefix_queries=_parameter([*map(to_text, shorts)], ARRAY(sa.Text)),
+            columns=source.columns,
+            source=source.entity,
+            where=filter,
+        )
+
+    source, rows = _searched(session, target, prefix, plan, build)
+    grouped: dict[int, list[sa.Row[Any]]] = {n: [] for n in range(1, len(queries) + 1)}
+    for row in rows:
+        grouped[row.n].append(row)
+    return [_result(source, grouped[n], plan) for n in grouped]
+
+
+async def search_many_async(
+    session: AsyncSession | AsyncConnection,
+    target: type[Row] | sa.Table,
+    queries: Iterable[VectorLike],
+    *,
+    filter: Filter = (),
+    prefix: str | None = None,
+    **options: Unpack[SearchOptions],
+) -> list[SearchResult[Any]]:
+    """Returns what :func:`search_many` returns, on an AsyncSession or AsyncConnection."""
+    return await session.run_sync(
+        lambda sync: search_many(sync, target, queries, filter=filter, prefix=prefix, **options)
+    )
+
+
+def search_statement(
+    target: type[Row],
+    query: VectorLike,
+    *,
+    filter: Filter = (),
+    prefix: str | None = None,
+    **options: Unpack[SearchOptions],
+) -> sa.Select[tuple[Row, float]]:
+    """Returns a Select of (target, distance), nearest first, to run anywhere or to compose further.
+
+    It is made from the specs of the model alone, without a look at the database: the first spec serves, or the one
+    whose prefix is named. Conditions added with ``.where()`` apply to the k rows found; ``filter`` applies before.
+
+    :raises SearchError, DimensionError: as :func:`search`.
+    """
+    plan = search_plan(**options)
+    source = _Source(target)
+    specs: Sequence[Matryoshka] = source.table.info.get(INFO_KEY, ())
+    chosen = next((spec.as_prefix() for spec in specs if prefix in (None, spec.prefix)), None)
+    if chosen is None:
+        wanted = "no prefix" if prefix is None else f"no prefix {prefix!r}"
+        raise SearchError(f"{source.table.name} declares {wanted}. Add it to __matryoshka__, or use search().")
+    full, short = _bound(query, chosen)
+    found, _ = statements.hits(source.table, source.key, chosen, plan, query=full, prefix_query=short, where=filter)
+    return statements.joined(found, source.key, [target], target)
+
+
+class _Source:
+    """What is searched: the table that holds the embedding, its key, and what is returned of a row."""
+
+    def __init__(self, target: Any) -> None:
+        inspected = sa.inspect(target)
+        self.mapper = inspected if isinstance(inspected, orm.Mapper) else None
+        self.entity = target
+        self.table: sa.Table = self.mapper.local_table if self.mapper else target  # type: ignore[assignment]
+        self.key = list(self.table.primary_key.columns)
+        if not self.key:
+            raise SearchError(
+                f"{self.table.name} has no primary key. Run: ALTER TABLE {self.table.name} ADD PRIMARY KEY (...);"
+            )
+
+    @property
+    def columns(self) -> list[Any]:
+        if self.mapper:
+            return [self.entity]
+        return [column for column in self.table.c if not isinstance(column.type, VECTOR | HALFVEC)]
+
+    def on_connection(self) -> _Source:
+        """The same for a Connection, which knows no model instances."""
+        return _Source(self.table)
+
+
+def _searched(
+    session: orm.Session | sa.Connection,
+    target: Any,
+    prefix: str | None,
+    plan: SearchPlan,
+    build: Callable[[_Source, Prefix], sa.Select[Any]],
+) -> tuple[_Source, Sequence[sa.Row[Any]]]:
+    source = _Source(target)
+    if isinstance(session, orm.Session):
+        # With the mapper, so that a session that routes by get_bind() asks the database it would search.
+        bind_arguments = {"mapper": source.mapper} if source.mapper else {}
+        connection = session.connection(bind_arguments=bind_arguments)
+    else:
+        source, connection = source.on_connection(), session
+    known = describe(connection, source.table)
+    statement = build(source, choose_prefix(known, prefix, exact=plan.exact))
+    try:
+        if isinstance(session, orm.Session):
+            return source, session.execute(statement, bind_arguments=bind_arguments).all()
+        return source, session.execute(statement).all()
+    except sa.exc.ProgrammingError:
+        # The table may have changed since it was described; the next search looks again.
+        _targets.get(connection.engine, {}).pop((known.schema, known.name), None)
+        raise
+
+
+def describe(connection: sa.Connection, table: sa.Table) -> Target:
+    """Returns what the database knows of a table: its key, columns and prefixes.
+
+    Schemas are translated as the connection translates them (schema_translate_map).
+    """
+    translated = connection.get_execution_options().get("schema_translate_map", {})
+    schema = translated.get(table.schema, table.schema)
+    known = _targets.setdefault(connection.engine, {})
+    if (schema, table.name) in known and known[schema, table.name][0] > time.monotonic():
+        return known[schema, table.name][1]
+    if not connection.scalar(statements.PROBE):
+        raise NotInstalledError()
+    rows = connection.execute(statements.DESCRIBE, {"schema": schema, "name": table.name}).all()
+    found = read_target((schema, table.name) if schema else table.name, rows)
+    known[schema, table.name] = (time.monotonic() + TARGET_SECONDS, found)
+    return found
+
+
+def _result(source: _Source, rows: Sequence[sa.Row[Any]], plan: SearchPlan) -> SearchResult[Any]:
+    width = 1 if source.mapper else len(source.columns)
+    hits = []
+    for row in rows:
+        distance, _, *key = row[width : width + 2 + len(source.key)]
+        value = row[0] if source.mapper else dict(zip((c.name for c in source.columns), row, strict=False))
+        hits.append(Hit(key[0] if len(key) == 1 else tuple(key), distance, value))
+    if plan.exact:
+        return SearchResult(hits, requested=plan.k, received=len(hits))
+    return SearchResult(hits, requested=plan.candidates, received=rows[0][width + 1] if rows else 0)
+
+
+def _bound(query: VectorLike, prefix: Prefix) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    # As text, because that is what every driver passes on.
+    vector = query_vector(query, prefix)
+    short = prefixes(vector, prefix.dims, prefix.distance)
+    return _parameter(to_text(vector), sa.Text()), _parameter(to_text(short), sa.Text())
+
+
+def _parameter(value: Any, kind: sa.types.TypeEngine[Any]) -> ColumnElement[Any]:
+    # Unique, so that the statement composes with others that have a parameter called "query".
+    return sa.bindparam("mrl", value, type_=kind, unique=True)
