@@ -15,7 +15,7 @@ from mrl_pg.spec import Prefix
 TARGET_SECONDS = 60.0
 
 # A table as it is named in the catalog, without quotes: "documents", "app.documents" or ("app", "docs.2024").
-TableName = str | tuple[str, str]
+TableName = str | tuple[str | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,17 @@ def read_prefix(row: Mapping[str, Any]) -> Prefix:
         index=row["index"],
         maintained=row["maintained"],
     )
+
+
+def named_prefix(target: Target, prefix: str | None) -> Prefix:
+    """Returns the prefix that is named, or the only one there is: work on a prefix never guesses which.
+
+    :raises SearchError: where there is none of that name, or several and none is named.
+    """
+    if prefix is None and len(target.prefixes) > 1:
+        names = ", ".join(p.prefix for p in target.prefixes)
+        raise SearchError(f"{target} has several prefixes: {names}. Name one with prefix= (--prefix).")
+    return choose_prefix(target, prefix, exact=True)
 
 
 def choose_prefix(target: Target, prefix: str | None, *, exact: bool = False) -> Prefix:

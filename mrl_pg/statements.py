@@ -20,7 +20,8 @@ from mrl_pg.registry import Target
 from mrl_pg.search import FilterShape, SearchPlan
 from mrl_pg.spec import OPERATORS, Prefix
 
-_preparer = dialect().identifier_preparer  # type: ignore[no-untyped-call]
+# Its names become values, in which a % stands for itself: not the default paramstyle, which doubles it.
+_preparer = dialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
 
 # Settings that a search carries; the first is the one stage one waits for.
 SETTINGS = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "hnsw.scan_mem_multiplier")
@@ -64,6 +65,34 @@ SELECT mrl.version(),
         FROM mrl.prefixes p WHERE p.target = c.oid)
 FROM (SELECT to_regclass(concat_ws('.', quote_ident(CAST(:schema AS text)), quote_ident(CAST(:name AS text))))::oid
       AS oid) AS c
+""")
+
+
+# Whole HNSW indexes over a prefix that are built with m and ef_construction, also those whose build has failed;
+# whatever their names, which stay behind when a table is renamed.
+PREFIX_INDEXES = sa.text("""
+SELECT n.nspname::text, c.relname::text, i.indisvalid
+FROM mrl.prefixes p
+JOIN pg_catalog.pg_index i ON i.indrelid = p.target AND i.indkey[0] = p.position AND i.indnatts = 1 AND i.indpred IS NULL
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_am am ON am.oid = c.relam AND am.amname = 'hnsw'
+JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[0] AND o.opcname = mrl.operator_class(p.distance)
+CROSS JOIN LATERAL (SELECT coalesce(jsonb_object_agg(option_name, option_value), '{}') AS options
+                    FROM pg_catalog.pg_options_to_table(c.reloptions)) r
+WHERE p.target = CAST(:target AS regclass) AND p.prefix = :prefix
+  AND coalesce(CAST(r.options ->> 'm' AS int), 16) = :m
+  AND coalesce(CAST(r.options ->> 'ef_construction' AS int), 64) = :ef_construction
+ORDER BY i.indisvalid DESC, c.relname
+""")
+
+# A locker is a transaction that the build waits for.
+INDEX_PROGRESS = sa.text("""
+SELECT phase || coalesce(' (pid ' || nullif(current_locker_pid, 0) || ')', ''),
+       CASE WHEN lockers_total > 0 THEN lockers_done WHEN blocks_total > 0 THEN blocks_done ELSE tuples_done END,
+       CASE WHEN lockers_total > 0 THEN lockers_total WHEN blocks_total > 0 THEN blocks_total ELSE tuples_total END
+FROM pg_catalog.pg_stat_progress_create_index
+WHERE pid = :pid AND phase IS NOT NULL
 """)
 
 

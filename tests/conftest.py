@@ -54,13 +54,13 @@ def template(server: str) -> str:
 @pytest.fixture
 def dsn(server: str, template: str) -> Iterator[str]:
     """A database with mrl-pg for one test."""
-    yield from _database(server, template)
+    yield from database(server, template)
 
 
 @pytest.fixture
 def bare_dsn(server: str) -> Iterator[str]:
     """A database without pgvector for one test."""
-    yield from _database(server, "template0")
+    yield from database(server, "template0")
 
 
 @pytest.fixture
@@ -81,11 +81,12 @@ def shared_data() -> Path:
 
 def vectors(n: int, dims: int, seed: int = 0) -> FloatArray:
     """Returns n random unit vectors whose first dimensions hold most of the energy, as a Matryoshka model's do."""
-    rows = np.random.default_rng(seed).standard_normal((n, dims)) * np.linspace(1, 0.05, dims)
+    rows = np.random.default_rng(seed).standard_normal((n, dims)) * np.exp(-8 * np.arange(dims) / dims)
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
-def _database(server: str, template: str) -> Iterator[str]:
+def database(server: str, template: str) -> Iterator[str]:
+    """Yields the connection string of a new database, which is dropped afterwards."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*map(sql.Identifier, (name, template))))

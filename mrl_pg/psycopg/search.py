@@ -18,7 +18,7 @@ from sqlalchemy.types import NULLTYPE
 from typing_extensions import Unpack
 
 from mrl_pg import statements
-from mrl_pg.errors import NotInstalledError
+from mrl_pg.errors import NotInstalledError, SearchError
 from mrl_pg.psycopg.run import Packed, Rows, Steps, compiled, run, run_async
 from mrl_pg.registry import TARGET_SECONDS, TableName, Target, choose_prefix, read_target, split_name
 from mrl_pg.search import FilterShape, Hit, SearchOptions, SearchPlan, SearchResult, read_filter, search_plan
@@ -214,10 +214,17 @@ def _searched(
     while True:
         fresh = target not in _targets.get(conn, {})
         known = yield from _describe(conn, target)
-        chosen = choose_prefix(known, prefix, exact=plan.exact)
-        names = tuple(name for name, _ in known.columns) if columns is None else tuple(columns)
         try:
-            return names, (yield text(known, chosen, plan, names, shape), parameters(chosen))
+            chosen = choose_prefix(known, prefix, exact=plan.exact)
+            names = tuple(name for name, _ in known.columns) if columns is None else tuple(columns)
+            statement = text(known, chosen, plan, names, shape)
+        except SearchError:
+            forget(conn, target)
+            if fresh:
+                raise
+            continue
+        try:
+            return names, (yield statement, parameters(chosen))
         except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
             forget(conn, target)
             # In a transaction of the caller's nothing more can run.

@@ -202,15 +202,23 @@ def _searched(
         connection = session.connection(bind_arguments=bind_arguments)
     else:
         source, connection = source.on_connection(), session
-    known = describe(connection, source.table)
-    statement = build(source, choose_prefix(known, prefix, exact=plan.exact))
+    while True:
+        fresh = _name(connection, source.table) not in _targets.get(connection.engine, {})
+        known = describe(connection, source.table)
+        try:
+            statement = build(source, choose_prefix(known, prefix, exact=plan.exact))
+            break
+        except SearchError:
+            forget(connection, source.table)
+            if fresh:
+                raise
     try:
         if isinstance(session, orm.Session):
             return source, session.execute(statement, bind_arguments=bind_arguments).all()
         return source, session.execute(statement).all()
     except sa.exc.ProgrammingError:
         # The table may have changed since it was described; the next search looks again.
-        _targets.get(connection.engine, {}).pop((known.schema, known.name), None)
+        forget(connection, source.table)
         raise
 
 
@@ -219,17 +227,26 @@ def describe(connection: sa.Connection, table: sa.Table) -> Target:
 
     Schemas are translated as the connection translates them (schema_translate_map).
     """
-    translated = connection.get_execution_options().get("schema_translate_map", {})
-    schema = translated.get(table.schema, table.schema)
+    schema, name = _name(connection, table)
     known = _targets.setdefault(connection.engine, {})
-    if (schema, table.name) in known and known[schema, table.name][0] > time.monotonic():
-        return known[schema, table.name][1]
+    if (schema, name) in known and known[schema, name][0] > time.monotonic():
+        return known[schema, name][1]
     if not connection.scalar(statements.PROBE):
         raise NotInstalledError()
-    rows = connection.execute(statements.DESCRIBE, {"schema": schema, "name": table.name}).all()
-    found = read_target((schema, table.name) if schema else table.name, rows)
-    known[schema, table.name] = (time.monotonic() + TARGET_SECONDS, found)
+    rows = connection.execute(statements.DESCRIBE, {"schema": schema, "name": name}).all()
+    found = read_target((schema, name), rows)
+    known[schema, name] = (time.monotonic() + TARGET_SECONDS, found)
     return found
+
+
+def forget(connection: sa.Connection, table: sa.Table) -> None:
+    """Returns nothing; the next search on this engine reads afresh what the database knows of a table."""
+    _targets.get(connection.engine, {}).pop(_name(connection, table), None)
+
+
+def _name(connection: sa.Connection, table: sa.Table) -> tuple[str | None, str]:
+    translated = connection.get_execution_options().get("schema_translate_map", {})
+    return translated.get(table.schema, table.schema), table.name
 
 
 def _result(source: _Source, rows: Sequence[sa.Row[Any]], plan: SearchPlan) -> SearchResult[Any]:
