@@ -6,11 +6,11 @@ nothing to remember. Rows that are inserted or updated meanwhile get their prefi
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import sqlalchemy as sa
+from sqlalchemy.sql import ClauseElement
 
 from mrl_pg import statements
 from mrl_pg.errors import MrlError
@@ -55,10 +55,11 @@ def batches(
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
     max_rows: int | None = None,
-) -> Generator[tuple[sa.Select[Any], dict[str, Any]], Rows, None]:
+    on_batch: Callable[[BackfillProgress], None],
+) -> Generator[tuple[ClauseElement, dict[str, Any]], Rows, None]:
     """Returns nothing; yields statements with their parameters, takes their rows and keeps ``progress``.
 
-    Each statement is one batch and belongs into a transaction of its own.
+    Each statement belongs into a transaction of its own; ``on_batch`` is called between two batches.
     """
     if batch_size < 1:
         raise MrlError(f"batch_size must be at least 1, not {batch_size}. The default is {DEFAULT_BATCH_SIZE}.")
@@ -66,20 +67,25 @@ def batches(
         raise MrlError(f"max_rows must be at least 1, not {max_rows}. Leave it out for all rows.")
     table, key = statements.table(target)
     last: dict[str, Any] = {}
-    while True:
+    while max_rows is None or progress.done < max_rows:
         size = batch_size if max_rows is None else min(batch_size, max_rows - progress.done)
-        if size == 0:
+        bound = yield statements.backfill_bound(table, key, prefix, size, resume=bool(last)), last
+        if not bound:
             return
-        rows = yield statements.backfill_batch(table, key, prefix, size, resume=bool(last)), last
-        for *parts, impossible in rows:
-            progress.last_key = parts[0] if len(parts) == 1 else tuple(parts)
-            if not impossible:
+        until = {f"bound_{n}": part for n, part in enumerate(bound[0])}
+        for *parts, impossible in (
+            yield statements.backfill_batch(table, key, prefix, resume=bool(last)), last | until
+        ):
+            if impossible:
+                progress.impossible += 1
+                progress.impossible_keys.append(_key(parts))
+            else:
                 progress.filled += 1
-                continue
-            progress.impossible += 1
-            if len(progress.impossible_keys) < MAX_IMPOSSIBLE_KEYS:
-                progress.impossible_keys.append(progress.last_key)
-        # LIMIT counts rows that could be locked, so a short batch is the last one.
-        if len(rows) < size:
-            return
-        last = {f"last_{n}": part for n, part in enumerate(rows[-1][: len(key)])}
+        progress.impossible_keys = sorted(progress.impossible_keys)[:MAX_IMPOSSIBLE_KEYS]
+        progress.last_key = _key(bound[0])
+        last = {f"last_{n}": part for n, part in enumerate(bound[0])}
+        on_batch(progress)
+
+
+def _key(parts: Sequence[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else tuple(parts)

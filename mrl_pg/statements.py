@@ -7,12 +7,13 @@ Names given by users become identifiers of SQLAlchemy, values become parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy.dialects.postgresql import ARRAY, REGCLASS, dialect
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql import ClauseElement, ColumnElement
 from sqlalchemy.types import NULLTYPE, TypeEngine, UserDefinedType
 
 from mrl_pg.errors import SearchError
@@ -29,6 +30,19 @@ SETTINGS = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "hn
 PROBE = sa.text("SELECT to_regclass('mrl.prefixes') IS NOT NULL")
 VERSION = sa.text("SELECT mrl.version()")
 IS_EXTENSION = sa.text("SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'mrl_pg')")
+# As sql/uninstall.sql, but where prefixes remain it does nothing instead of refusing.
+UNINSTALL_IF_UNUSED = sa.text("""
+DO $$
+BEGIN
+    IF to_regclass('mrl.prefixes') IS NOT NULL THEN
+        IF NOT EXISTS (SELECT FROM mrl.prefixes) THEN
+            DROP EXTENSION IF EXISTS mrl_pg;
+            DROP SCHEMA IF EXISTS mrl CASCADE;
+        END IF;
+    END IF;
+END
+$$
+""")
 
 STATUS_COLUMNS = (
     "target",
@@ -68,12 +82,22 @@ FROM (SELECT to_regclass(concat_ws('.', quote_ident(CAST(:schema AS text)), quot
 """)
 
 
+# Every prefix with the schema and name of its table.
+PREFIXES = sa.text("""
+SELECT n.nspname::text, c.relname::text, to_jsonb(p)::text
+FROM mrl.prefixes p
+JOIN pg_catalog.pg_class c ON c.oid = p.target
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ORDER BY n.nspname, c.relname, p.position
+""")
+
 # Whole HNSW indexes over a prefix that are built with m and ef_construction, also those whose build has failed;
 # whatever their names, which stay behind when a table is renamed.
 PREFIX_INDEXES = sa.text("""
 SELECT n.nspname::text, c.relname::text, i.indisvalid
 FROM mrl.prefixes p
-JOIN pg_catalog.pg_index i ON i.indrelid = p.target AND i.indkey[0] = p.position AND i.indnatts = 1 AND i.indpred IS NULL
+JOIN pg_catalog.pg_index i
+  ON i.indrelid = p.target AND i.indkey[0] = p.position AND i.indnatts = 1 AND i.indpred IS NULL
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_am am ON am.oid = c.relam AND am.amname = 'hnsw'
@@ -143,12 +167,12 @@ def hits(
     where: Sequence[ColumnElement[bool]] = (),
 ) -> tuple[sa.CTE, ColumnElement[int]]:
     """Returns (mrl_hits, received): the k nearest keys with their ``mrl_distance``, and how many candidates came."""
-    query = sa.cast(query, _full_type(prefix))
+    # As a subquery the cast runs once, not for every row.
+    query = sa.select(sa.cast(query, _full_type(prefix))).scalar_subquery()
     if plan.exact:
         found = _materialized(_exact(table, key, prefix, plan, query, where), "mrl_hits")
         return found, sa.select(sa.func.count()).select_from(found).scalar_subquery()
-    before = _before()
-    ours = _settings(before, plan)
+    before, ours = _settings(plan)
     short = sa.cast(prefix_query, HALFVEC(prefix.dims))
     ready = sa.select(sa.case((ours.c.ef_search.is_not(None), short))).scalar_subquery()
     candidates = _materialized(_nearest(table, key, prefix, plan, ready, where), "mrl_candidates")
@@ -189,8 +213,7 @@ def search_many(
             sa.literal_column("NULL", sa.BigInteger).label("mrl_received")
         )
     else:
-        before = _before()
-        ours = _settings(before, plan)
+        before, ours = _settings(plan)
         # Every scan waits for the settings, because its query does.
         asked_cte = _materialized(asked.join_from(given, ours, ours.c.ef_search.is_not(None)), "mrl_queries")
         candidates = _nearest(table, key, prefix, plan, asked_cte.c.prefix, where)
@@ -225,12 +248,12 @@ def joined(found: sa.CTE, key: Key, columns: Sequence[Any], source: Any) -> sa.S
 
 def add_prefix(table: str, embedding: str, dims: int, distance: str, model: str | None) -> sa.Select[Any]:
     """Returns the call of mrl.add_prefix; ``table`` is quoted as in SQL (see :func:`quoted`)."""
-    return sa.select(sa.func.mrl.add_prefix(sa.cast(table, REGCLASS), embedding, dims, distance, model))
+    return sa.select(sa.func.mrl.add_prefix(_regclass(table), embedding, dims, distance, model))
 
 
 def drop_prefix(table: str, prefix: str) -> sa.Select[Any]:
     """Returns the call of mrl.drop_prefix; ``table`` is quoted as in SQL (see :func:`quoted`)."""
-    return sa.select(sa.func.mrl.drop_prefix(sa.cast(table, REGCLASS), prefix))
+    return sa.select(sa.func.mrl.drop_prefix(_regclass(table), prefix))
 
 
 def create_prefix_index(table: str, prefix: str, *, concurrently: bool, m: int, ef_construction: int) -> sa.Select[Any]:
@@ -239,9 +262,26 @@ def create_prefix_index(table: str, prefix: str, *, concurrently: bool, m: int, 
     With ``concurrently`` that is left to the caller to run, outside a transaction; otherwise it has run.
     """
     options = sa.func.jsonb_build_object("m", m, "ef_construction", ef_construction)
-    return sa.select(
-        sa.func.mrl.create_prefix_index(sa.cast(table, REGCLASS), prefix, sa.literal(concurrently), options)
+    return sa.select(sa.func.mrl.create_prefix_index(_regclass(table), prefix, sa.literal(concurrently), options))
+
+
+def drop_prefix_index(
+    table: str, prefix: str, *, concurrently: bool, m: int, ef_construction: int, only_invalid: bool = False
+) -> sa.Select[Any]:
+    """Returns the query for the statements that drop the indexes of a prefix with this m and ef_construction.
+
+    They are left to the caller to run; those with ``concurrently`` outside a transaction.
+
+    :param only_invalid: leave out the valid ones; the rest is what failed builds have left.
+    """
+    found = (
+        PREFIX_INDEXES.bindparams(target=table, prefix=prefix, m=m, ef_construction=ef_construction)
+        .columns(sa.column("nspname"), sa.column("relname"), sa.column("indisvalid", sa.Boolean))
+        .subquery("found")
     )
+    drop = "DROP INDEX CONCURRENTLY %I.%I" if concurrently else "DROP INDEX %I.%I"
+    statements = sa.select(sa.func.format(drop, found.c.nspname, found.c.relname))
+    return statements.where(sa.not_(found.c.indisvalid)) if only_invalid else statements
 
 
 def status(table: str | None) -> sa.Select[Any]:
@@ -249,12 +289,20 @@ def status(table: str | None) -> sa.Select[Any]:
     view = sa.table("status", *(sa.column(name) for name in STATUS_COLUMNS), schema="mrl")
     columns = [sa.cast(c, sa.Text).label(c.name) if c.name in ("target", "index") else c for c in view.c]
     rows = sa.select(*columns).order_by(view.c.target, view.c.prefix)
-    return rows if table is None else rows.where(view.c.target == sa.cast(table, REGCLASS))
+    return rows if table is None else rows.where(view.c.target == _regclass(table))
 
 
 def quoted(schema: str | None, name: str) -> str:
     """Returns a table's name as SQL writes it, quoted where it must be: a value that casts to regclass."""
     return _preparer.format_table(sa.table(name, schema=schema))
+
+
+def literal(statement: ClauseElement) -> str:
+    """Returns a statement as psql takes it, its values as literals."""
+    # Not the dialect of a driver, which may want every % twice.
+    plain = dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    plain._backslash_escapes = False  # as it is on every server that has standard_conforming_strings on
+    return str(statement.compile(dialect=plain, compile_kwargs={"literal_binds": True})).strip()
 
 
 def filter_conditions(target: Target, table: sa.FromClause, shape: FilterShape) -> list[ColumnElement[bool]]:
@@ -280,29 +328,39 @@ def missing(table: sa.TableClause, prefix: Prefix) -> sa.Select[Any]:
     return sa.select(sa.func.count()).select_from(table).where(*_unfilled(table, prefix))
 
 
-def backfill_batch(table: sa.TableClause, key: Key, prefix: Prefix, batch_size: int, *, resume: bool) -> sa.Select[Any]:
-    """Returns the statement that fills the prefixes of one batch; its rows are (key…, impossible) in key order.
-
-    The rows are locked first and their prefix is computed from what they hold then, so a concurrent update is
-    never overwritten with the prefix of an older embedding. Rows that cannot have a prefix are not written.
+def backfill_bound(table: sa.TableClause, key: Key, prefix: Prefix, batch_size: int, *, resume: bool) -> sa.Select[Any]:
+    """Returns the last key of the next batch, or no row where nothing is left.
 
     :param resume: whether to begin after the key in the parameters ``last_0``, ``last_1``, …
     """
-    embedding = _column(table, prefix.embedding)
-    made = sa.func.mrl.prefix(embedding, _number(prefix.dims), _text(prefix.distance)).label("mrl_value")
-    rows = sa.select(*key, made).where(*_unfilled(table, prefix)).order_by(*key).limit(_number(batch_size))
-    if resume:
-        last = [sa.bindparam(f"last_{n}", type_=NULLTYPE) for n in range(len(key))]
-        rows = rows.where(sa.tuple_(*key) > sa.tuple_(*last) if len(key) > 1 else key[0] > last[0])
-    batch = _materialized(rows.with_for_update(), "mrl_batch")
-    fill = (
-        sa.update(table)
-        .values({prefix.prefix: batch.c.mrl_value})
-        .where(*(column == batch.c[column.name] for column in key), batch.c.mrl_value.is_not(None))
-        .cte("mrl_filled")
-    )
+    after = [_after(key, "last")] if resume else []
+    rows = sa.select(*key).where(*_unfilled(table, prefix), *after).order_by(*key).limit(_number(batch_size))
+    batch = rows.subquery("mrl_batch")
     keys = [batch.c[column.name] for column in key]
-    return sa.select(*keys, batch.c.mrl_value.is_(None).label("impossible")).order_by(*keys).add_cte(fill)
+    return sa.select(*keys).order_by(*(column.desc() for column in keys)).limit(_number(1))
+
+
+def backfill_batch(table: sa.TableClause, key: Key, prefix: Prefix, *, resume: bool) -> sa.Update:
+    """Returns the statement that fills a batch; its rows are (key…, impossible) in no order.
+
+    UPDATE computes the prefix of the row as it is when its lock is had, so a concurrent update is never
+    overwritten with the prefix of an older embedding (PostgreSQL rechecks a row it had to wait for).
+
+    :param resume: as in :func:`backfill_bound`, whose row goes into the parameters ``bound_0``, ``bound_1``, …
+    """
+    made = sa.func.mrl.prefix(_column(table, prefix.embedding), _number(prefix.dims), _text(prefix.distance))
+    after = [_after(key, "last")] if resume else []
+    return (
+        sa.update(table)
+        .values({prefix.prefix: made})
+        .where(*_unfilled(table, prefix), *after, ~_after(key, "bound"))
+        .returning(*key, _column(table, prefix.prefix).is_(None).label("impossible"))
+    )
+
+
+def _after(key: Key, name: str) -> ColumnElement[bool]:
+    values = [sa.bindparam(f"{name}_{n}", type_=NULLTYPE) for n in range(len(key))]
+    return sa.tuple_(*key) > sa.tuple_(*values)
 
 
 def table(target: Target) -> tuple[sa.TableClause, list[ColumnElement[Any]]]:
@@ -332,17 +390,17 @@ class _ArrayOf(UserDefinedType[Any]):
         return f"{self.element}[]"
 
 
-def _before() -> sa.CTE:
-    settings = [sa.func.current_setting(_text(name), sa.true()).label(_short(name)) for name in SETTINGS]
-    return _materialized(sa.select(*settings), "mrl_before")
-
-
-def _settings(before: sa.CTE, plan: SearchPlan) -> sa.CTE:
+# Cached because building takes a third of a millisecond, and an application has few plans.
+@lru_cache(maxsize=256)
+def _settings(plan: SearchPlan) -> tuple[sa.CTE, sa.CTE]:
+    """Returns (mrl_before, mrl_settings): the caller's settings, and ours set."""
+    remembered = [sa.func.current_setting(_text(name), sa.true()).label(_short(name)) for name in SETTINGS]
+    before = _materialized(sa.select(*remembered), "mrl_before")
     # The memory bound is lifted (1000 is pgvector's largest multiple of work_mem), so that max_scan_tuples is the
     # only one: at about 220 bytes a tuple, 20,000 take 4.4 MB.
     values = (str(plan.ef_search), "relaxed_order", str(plan.max_scan_tuples), "1000")
-    settings = [_set(name, _text(value)) for name, value in zip(SETTINGS, values, strict=True)]
-    return _materialized(sa.select(*settings).select_from(before), "mrl_settings")
+    ours = [_set(name, _text(value)) for name, value in zip(SETTINGS, values, strict=True)]
+    return before, _materialized(sa.select(*ours).select_from(before), "mrl_settings")
 
 
 def _restored(before: sa.CTE, candidates: sa.FromClause) -> sa.CTE:
@@ -425,6 +483,11 @@ def _set(name: str, value: ColumnElement[Any]) -> ColumnElement[str]:
 
 def _short(name: str) -> str:
     return name.partition(".")[2]
+
+
+def _regclass(table: str) -> ColumnElement[Any]:
+    # By way of text, which can also be a literal (Alembic's --sql).
+    return sa.cast(sa.literal(table, sa.Text), REGCLASS)
 
 
 def _number(value: int) -> ColumnElement[int]:

@@ -5,6 +5,7 @@ because they commit as they go.
 """
 
 from mrl_pg.psycopg.backfill import backfill
+from mrl_pg.psycopg.index import create_index
 from mrl_pg.psycopg.install import install, uninstall, version
 from mrl_pg.psycopg.prefixes import add_prefix, drop_prefix, status
 from mrl_pg.psycopg.search import (
@@ -19,6 +20,7 @@ from mrl_pg.psycopg.search import (
 __all__ = [
     "add_prefix",
     "backfill",
+    "create_index",
     "describe",
     "drop_prefix",
     "install",

@@ -17,7 +17,7 @@ from mrl_pg.backfill import DEFAULT_BATCH_SIZE, BackfillProgress, batches
 from mrl_pg.errors import BackfillError, MrlError
 from mrl_pg.psycopg.run import Rows, compiled, execute
 from mrl_pg.psycopg.search import describe, forget
-from mrl_pg.registry import TableName, choose_prefix
+from mrl_pg.registry import TableName, named_prefix
 
 # A batch waits this long for rows that others hold, and is tried this often before the backfill gives up.
 DEFAULT_LOCK_TIMEOUT = 1.0
@@ -71,30 +71,27 @@ def backfill(
     with conn.transaction():
         forget(conn, target)
         known = describe(conn, target)
-        if prefix is None and len(known.prefixes) > 1:
-            names = ", ".join(p.prefix for p in known.prefixes)
-            raise MrlError(f"{known} has several prefixes: {names}. Name one with prefix= (--prefix).")
-        chosen = choose_prefix(known, prefix, exact=True)
+        chosen = named_prefix(known, prefix)
         table, _ = statements.table(known)
         progress = BackfillProgress(chosen.prefix, execute(conn, statements.missing(table, chosen))[0][0])
     if dry_run:
         return progress
-    steps = batches(known, chosen, progress, batch_size=batch_size, max_rows=max_rows)
+
+    def on_batch(progress: BackfillProgress) -> None:
+        if on_progress:
+            on_progress(progress)
+        time.sleep(sleep)
+
+    steps = batches(known, chosen, progress, batch_size=batch_size, max_rows=max_rows, on_batch=on_batch)
     try:
         statement, values = next(steps)
         while True:
-            rows = _run_batch(conn, compiled(statement), values, lock_timeout, progress)
-            try:
-                statement, values = steps.send(rows)
-            finally:
-                if on_progress:
-                    on_progress(progress)
-            time.sleep(sleep)
+            statement, values = steps.send(_run(conn, compiled(statement), values, lock_timeout, progress))
     except StopIteration:
         return progress
 
 
-def _run_batch(
+def _run(
     conn: Connection[Any],
     text: str,
     values: Mapping[str, Any],
@@ -104,8 +101,8 @@ def _run_batch(
     for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
             with conn.transaction(), Cursor(conn, row_factory=tuple_row) as cursor:
-                # In key order by the index of the key, whatever stale statistics say of the prefix column: a sort
-                # would read the whole table for every batch.
+                # The next rows come by the index of the key, whatever stale statistics say of the prefix column:
+                # a sort would read the whole table for every batch.
                 cursor.execute(
                     "SELECT set_config('lock_timeout', %s, true), set_config('enable_sort', 'off', true)",
                     (f"{lock_timeout * 1000:.0f}ms",),

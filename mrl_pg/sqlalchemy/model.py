@@ -29,15 +29,23 @@ class MatryoshkaMixin:
     __matryoshka__: ClassVar[Sequence[Matryoshka]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        specs = cls.__dict__.get("__matryoshka__", ())
-        for spec in specs:
+        for spec in cls.__dict__.get("__matryoshka__", ()):
             for name, kind in ((spec.column, _full_type(spec)), (spec.prefix, HALFVEC(spec.dims))):
                 if not hasattr(cls, name):
                     setattr(cls, name, orm.mapped_column(name, kind, nullable=True, deferred=True))
         super().__init_subclass__(**kwargs)
-        table = cls.__dict__.get("__table__")
-        if table is not None:
-            declare(table, *(spec for spec in getattr(cls, "__matryoshka__", ()) if spec.prefix in table.c))
+        # Where the base class comes first, the class is mapped before its columns are added here.
+        mapper = sa.inspect(cls, raiseerr=False)
+        if mapper is not None:
+            _declare_specs(mapper, cls)
+
+
+# For bases that map the class later, declarative_base() among them.
+@event.listens_for(MatryoshkaMixin, "after_mapper_constructed", propagate=True)
+def _declare_specs(mapper: orm.Mapper[Any], model: type[MatryoshkaMixin]) -> None:
+    table = mapper.local_table
+    if isinstance(table, sa.Table):
+        declare(table, *(spec for spec in getattr(model, "__matryoshka__", ()) if spec.prefix in table.c))
 
 
 def declare(table: sa.Table, *specs: Matryoshka) -> None:
@@ -72,6 +80,13 @@ def prefix_index(table: sa.Table, spec: Matryoshka) -> sa.Index:
     )
 
 
+def install(connection: sa.Connection) -> None:
+    """Returns nothing; installs the schema mrl, and pgvector where it is missing, in the connection's transaction."""
+    connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS vector"))
+    for path in install_files(None):
+        run_script(connection, path)
+
+
 def run_script(connection: sa.Connection, path: Path) -> None:
     """Returns nothing; runs one of our SQL files in the connection's transaction.
 
@@ -97,11 +112,8 @@ def _full_type(spec: Matryoshka) -> VECTOR | HALFVEC:
 
 
 def _install_if_missing(table: sa.Table, connection: sa.Connection, **_: Any) -> None:
-    if connection.scalar(statements.PROBE):
-        return
-    connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS vector"))
-    for path in install_files(None):
-        run_script(connection, path)
+    if not connection.scalar(statements.PROBE):
+        install(connection)
 
 
 def _add_prefixes(table: sa.Table, connection: sa.Connection, **_: Any) -> None:

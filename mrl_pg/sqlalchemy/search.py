@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import sqlalchemy as sa
 from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import orm
@@ -53,21 +53,10 @@ def search(
     """
     plan = search_plan(**options)
 
-    def build(source: _Source, chosen: Prefix) -> sa.Select[Any]:
-        full, short = _bound(query, chosen)
-        return statements.search(
-            source.table,
-            source.key,
-            chosen,
-            plan,
-            query=full,
-            prefix_query=short,
-            columns=source.columns,
-            source=source.entity,
-            where=filter,
-        )
+    def parameters(chosen: Prefix) -> dict[str, Any]:
+        return dict(zip(("mrl_query", "mrl_prefix"), _texts(query, chosen), strict=True))
 
-    source, rows = _searched(session, target, prefix, plan, build)
+    source, rows = _searched(session, target, prefix, plan, filter, _search, parameters)
     return _result(source, rows, plan)
 
 
@@ -99,22 +88,11 @@ def search_many(
     if not queries:
         return []
 
-    def build(source: _Source, chosen: Prefix) -> sa.Select[Any]:
-        vectors = np.stack([query_vector(query, chosen) for query in queries])
-        shorts = prefixes(vectors, chosen.dims, chosen.distance)
-        return statements.search_many(
-            source.table,
-            source.key,
-            chosen,
-            plan,
-            queries=_parameter([*map(to_text, vectors)], ARRAY(sa.Text)),
-            prefix_queries=_parameter([*map(to_text, shorts)], ARRAY(sa.Text)),
-            columns=source.columns,
-            source=source.entity,
-            where=filter,
-        )
+    def parameters(chosen: Prefix) -> dict[str, Any]:
+        full, short = zip(*(_texts(query, chosen) for query in queries), strict=True)
+        return {"mrl_queries": list(full), "mrl_prefixes": list(short)}
 
-    source, rows = _searched(session, target, prefix, plan, build)
+    source, rows = _searched(session, target, prefix, plan, filter, _search_many, parameters)
     grouped: dict[int, list[sa.Row[Any]]] = {n: [] for n in range(1, len(queries) + 1)}
     for row in rows:
         grouped[row.n].append(row)
@@ -152,13 +130,14 @@ def search_statement(
     :raises SearchError, DimensionError: as :func:`search`.
     """
     plan = search_plan(**options)
-    source = _Source(target)
+    source = _source(target)
     specs: Sequence[Matryoshka] = source.table.info.get(INFO_KEY, ())
     chosen = next((spec.as_prefix() for spec in specs if prefix in (None, spec.prefix)), None)
     if chosen is None:
         wanted = "no prefix" if prefix is None else f"no prefix {prefix!r}"
         raise SearchError(f"{source.table.name} declares {wanted}. Add it to __matryoshka__, or use search().")
-    full, short = _bound(query, chosen)
+    # Unique, so that the statement composes with others that have a parameter of that name.
+    full, short = (sa.bindparam("mrl", text, type_=sa.Text(), unique=True) for text in _texts(query, chosen))
     found, _ = statements.hits(source.table, source.key, chosen, plan, query=full, prefix_query=short, where=filter)
     return statements.joined(found, source.key, [target], target)
 
@@ -168,24 +147,23 @@ class _Source:
 
     def __init__(self, target: Any) -> None:
         inspected = sa.inspect(target)
-        self.mapper = inspected if isinstance(inspected, orm.Mapper) else None
         self.entity = target
+        self.mapper = inspected if isinstance(inspected, orm.Mapper) else None
         self.table: sa.Table = self.mapper.local_table if self.mapper else target  # type: ignore[assignment]
         self.key = list(self.table.primary_key.columns)
+        self.columns: list[Any] = (
+            [target] if self.mapper else [c for c in self.table.c if not isinstance(c.type, VECTOR | HALFVEC)]
+        )
         if not self.key:
             raise SearchError(
                 f"{self.table.name} has no primary key. Run: ALTER TABLE {self.table.name} ADD PRIMARY KEY (...);"
             )
 
-    @property
-    def columns(self) -> list[Any]:
-        if self.mapper:
-            return [self.entity]
-        return [column for column in self.table.c if not isinstance(column.type, VECTOR | HALFVEC)]
 
-    def on_connection(self) -> _Source:
-        """The same for a Connection, which knows no model instances."""
-        return _Source(self.table)
+# One for each target, so that statements built for it are found again.
+_source: Callable[[Any], _Source] = lru_cache(maxsize=256)(_Source)
+
+Build: TypeAlias = Callable[[_Source, Prefix, SearchPlan, Filter], sa.Select[Any]]
 
 
 def _searched(
@@ -193,29 +171,34 @@ def _searched(
     target: Any,
     prefix: str | None,
     plan: SearchPlan,
-    build: Callable[[_Source, Prefix], sa.Select[Any]],
+    filter: Filter,
+    build: Build,
+    parameters: Callable[[Prefix], dict[str, Any]],
 ) -> tuple[_Source, Sequence[sa.Row[Any]]]:
-    source = _Source(target)
+    source = _source(target)
     if isinstance(session, orm.Session):
         # With the mapper, so that a session that routes by get_bind() asks the database it would search.
         bind_arguments = {"mapper": source.mapper} if source.mapper else {}
         connection = session.connection(bind_arguments=bind_arguments)
     else:
-        source, connection = source.on_connection(), session
+        # A Connection knows no model instances.
+        source, connection = _source(source.table), session
     while True:
         fresh = _name(connection, source.table) not in _targets.get(connection.engine, {})
         known = describe(connection, source.table)
         try:
-            statement = build(source, choose_prefix(known, prefix, exact=plan.exact))
+            chosen = choose_prefix(known, prefix, exact=plan.exact)
             break
         except SearchError:
             forget(connection, source.table)
             if fresh:
                 raise
+    values = parameters(chosen)
+    statement = build(source, chosen, plan, filter) if filter else _unfiltered(build, source, chosen, plan)
     try:
         if isinstance(session, orm.Session):
-            return source, session.execute(statement, bind_arguments=bind_arguments).all()
-        return source, session.execute(statement).all()
+            return source, session.execute(statement, values, bind_arguments=bind_arguments).all()
+        return source, session.execute(statement, values).all()
     except sa.exc.ProgrammingError:
         # The table may have changed since it was described; the next search looks again.
         forget(connection, source.table)
@@ -261,13 +244,41 @@ def _result(source: _Source, rows: Sequence[sa.Row[Any]], plan: SearchPlan) -> S
     return SearchResult(hits, requested=plan.candidates, received=rows[0][width + 1] if rows else 0)
 
 
-def _bound(query: VectorLike, prefix: Prefix) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    # As text, because that is what every driver passes on.
+def _texts(query: VectorLike, prefix: Prefix) -> tuple[str, str]:
+    """Returns a query and its prefix as text, because that is what every driver passes on."""
     vector = query_vector(query, prefix)
-    short = prefixes(vector, prefix.dims, prefix.distance)
-    return _parameter(to_text(vector), sa.Text()), _parameter(to_text(short), sa.Text())
+    return to_text(vector), to_text(prefixes(vector, prefix.dims, prefix.distance))
 
 
-def _parameter(value: Any, kind: sa.types.TypeEngine[Any]) -> ColumnElement[Any]:
-    # Unique, so that the statement composes with others that have a parameter called "query".
-    return sa.bindparam("mrl", value, type_=kind, unique=True)
+def _search(source: _Source, prefix: Prefix, plan: SearchPlan, filter: Filter) -> sa.Select[Any]:
+    return statements.search(
+        source.table,
+        source.key,
+        prefix,
+        plan,
+        query=sa.bindparam("mrl_query", type_=sa.Text()),
+        prefix_query=sa.bindparam("mrl_prefix", type_=sa.Text()),
+        columns=source.columns,
+        source=source.entity,
+        where=filter,
+    )
+
+
+def _search_many(source: _Source, prefix: Prefix, plan: SearchPlan, filter: Filter) -> sa.Select[Any]:
+    return statements.search_many(
+        source.table,
+        source.key,
+        prefix,
+        plan,
+        queries=sa.bindparam("mrl_queries", type_=ARRAY(sa.Text)),
+        prefix_queries=sa.bindparam("mrl_prefixes", type_=ARRAY(sa.Text)),
+        columns=source.columns,
+        source=source.entity,
+        where=filter,
+    )
+
+
+# Building takes about as long as a search; without conditions of the user's there are few statements to build.
+@lru_cache(maxsize=256)
+def _unfiltered(build: Build, source: _Source, prefix: Prefix, plan: SearchPlan) -> sa.Select[Any]:
+    return build(source, prefix, plan, ())

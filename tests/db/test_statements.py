@@ -136,12 +136,16 @@ def test_a_backfill_batch_follows_the_key(conn: psycopg.Connection[Any]) -> None
     conn.execute("ANALYZE documents")
     target = mrl.describe(conn, "documents")
     table, key = statements.table(target)
-    for resume in (False, True):
-        text = compiled(statements.backfill_batch(table, key, target.prefixes[0], 1000, resume=resume))
-        with conn.transaction():
-            conn.execute("SET LOCAL enable_sort = off")
-            plan = "\n".join(row[0] for row in conn.execute(f"EXPLAIN {text}", {"last_0": 5}))
-        assert "Index Scan using documents_pkey" in plan
+    bound, fill = (
+        statements.backfill_bound(table, key, target.prefixes[0], 1000, resume=True),
+        statements.backfill_batch(table, key, target.prefixes[0], resume=True),
+    )
+    values = {"last_0": 5, "bound_0": 1005}
+    with conn.transaction():
+        conn.execute("SET LOCAL enable_sort = off")
+        for statement in (bound, fill):
+            plan = "\n".join(row[0] for row in conn.execute(f"EXPLAIN {compiled(statement)}", values))
+            assert "Index Scan using documents_pkey" in plan
 
 
 SETTINGS = {
