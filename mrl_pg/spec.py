@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mrl_pg.errors import SpecError
+from mrl_pg.models import default_dims, find_model, prefix_advice
 
 Distance = Literal["cosine", "l2", "inner_product"]
 EmbeddingType = Literal["vector", "halfvec"]
@@ -99,6 +101,24 @@ class Matryoshka:
         if self.embedding_type not in get_args(EmbeddingType):
             raise SpecError(f"unknown embedding_type {self.embedding_type!r}. Use vector or halfvec.")
         check_graph(self.m, self.ef_construction)
+
+    @classmethod
+    def for_model(cls, name: str, *, dims: int | None = None, **overrides: Any) -> Matryoshka:
+        """Returns the declaration for an embedding model: its full_dims, distance and name.
+
+        Warns where the model is not documented to be cut at ``dims``, and says what to do instead.
+
+        :param name: name of the model, as the API or the hub has it.
+        :param dims: length of the prefix; default: the documented one nearest 256.
+        :param overrides: any other parameter of Matryoshka, ``full_dims`` for embeddings stored shortened.
+        :raises SpecError: for a model that is not in ``mrl_pg.models.MODELS``.
+        """
+        model = find_model(name)
+        given = {"full_dims": model.full_dims, "distance": model.distance, "model": model.name} | overrides
+        spec = cls(dims=default_dims(model, given["full_dims"]) if dims is None else dims, **given)
+        if advice := prefix_advice(model, spec.dims):
+            warnings.warn(advice, UserWarning, stacklevel=2)
+        return spec
 
     @property
     def prefix(self) -> str:
