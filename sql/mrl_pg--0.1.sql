@@ -10,8 +10,6 @@
  *   - the registry is the trigger on the user's table, so there are no rows of ours to lose.
  */
 
-CREATE SCHEMA mrl;
-
 DO $$
 DECLARE
     vector_schema name;
@@ -32,6 +30,17 @@ BEGIN
     -- The last statement of the file gives the caller's search_path back.
     PERFORM pg_catalog.set_config('mrl.caller_search_path', pg_catalog.current_setting('search_path'), true);
     PERFORM pg_catalog.set_config('search_path', format('mrl, %I, pg_temp', vector_schema), true);
+END
+$$;
+
+DO $$
+BEGIN
+    -- Without a transaction it is gone by now, and the functions below would pin the caller's.
+    IF pg_catalog.current_setting('search_path') NOT LIKE 'mrl, %, pg_temp' THEN
+        RAISE EXCEPTION 'mrl-pg must be installed in one transaction'
+            USING ERRCODE = 'no_active_sql_transaction', HINT = 'Run: psql -f sql/plain.sql';
+    END IF;
+    CREATE SCHEMA mrl;
 END
 $$;
 
@@ -106,23 +115,25 @@ COMMENT ON FUNCTION mrl.is_stale(halfvec, halfvec, integer, text) IS
 -- One function for every table. Which columns it serves stands in its trigger by number (tgattr), so renames
 -- are followed; both columns are in UPDATE OF, so dropping one takes the trigger along (CASCADE) and writes go on.
 -- The value travels as text in jsonb because that needs neither the name nor the schema of its type: a role
--- without USAGE on pgvector's schema keeps its INSERT.
+-- without USAGE on pgvector's schema keeps its INSERT. All in EXECUTE: as an expression of plpgsql's own,
+-- jsonb_populate_record would keep the columns it met first in a transaction, and after ALTER TABLE in the same
+-- transaction leave the prefix out (renamed) or crash the server (another type).
 CREATE FUNCTION mrl.maintain_prefix() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp  -- it needs no name of pgvector's, and runs for everyone who writes
 AS $$
 DECLARE
     embedding_column name;
     prefix_column name;
-    prefix_text text;
 BEGIN
     SELECT e.attname, p.attname INTO STRICT embedding_column, prefix_column
     FROM pg_trigger t
     JOIN pg_attribute e ON e.attrelid = t.tgrelid AND e.attnum = t.tgattr[0]
     JOIN pg_attribute p ON p.attrelid = t.tgrelid AND p.attnum = t.tgattr[1]
     WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME;
-    EXECUTE format('SELECT mrl.prefix(($1).%I, $2, $3)::text', embedding_column)
-        INTO prefix_text USING NEW, TG_ARGV[1]::int, TG_ARGV[2];
-    RETURN jsonb_populate_record(NEW, jsonb_build_object(prefix_column, prefix_text));
+    EXECUTE format('SELECT r.* FROM jsonb_populate_record($1, jsonb_build_object($2, mrl.prefix(($1).%I, $3, $4)::text)) AS r',
+                   embedding_column)
+        INTO NEW USING NEW, prefix_column, TG_ARGV[1]::int, TG_ARGV[2];
+    RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION mrl.maintain_prefix() IS
@@ -136,32 +147,35 @@ RETURN CASE distance WHEN 'cosine' THEN 'halfvec_cosine_ops' WHEN 'l2' THEN 'hal
                      WHEN 'inner_product' THEN 'halfvec_ip_ops' END;
 COMMENT ON FUNCTION mrl.operator_class(text) IS 'name of the pgvector operator class of a prefix index for a distance';
 
--- Arguments of a trigger are stored end to end, each closed by a zero byte.
+-- Arguments of a trigger are stored end to end, each closed by a zero byte. A backslash is written as its octal
+-- code first: doubled, as encode() has it, and followed by 000 it would pass for a zero byte.
 CREATE FUNCTION mrl.trigger_arguments(tgargs bytea) RETURNS text[]
 LANGUAGE sql STABLE
 RETURN (SELECT array_agg(convert_from(decode(argument, 'escape'), getdatabaseencoding()) ORDER BY n)
-        FROM unnest(string_to_array(encode(tgargs, 'escape'), '\000')) WITH ORDINALITY AS a (argument, n));
+        FROM unnest(string_to_array(replace(encode(tgargs, 'escape'), '\\', '\134'), '\000')) WITH ORDINALITY AS a (argument, n));
 COMMENT ON FUNCTION mrl.trigger_arguments(bytea) IS 'arguments of a trigger as an array (pg_trigger.tgargs)';
 
 CREATE VIEW mrl.prefixes AS
 SELECT t.tgrelid::regclass AS target,
        e.attname AS embedding,
        p.attname AS prefix,
-       a.arguments[1] AS kind,
-       a.arguments[2]::int AS dims,
-       a.arguments[3] AS distance,
-       a.arguments[4] AS model,
+       a.kind,
+       a.dims,
+       a.distance,
+       a.model,
        CASE WHEN e.atttypmod > 0 THEN e.atttypmod END AS full_dims,
        et.typname::text AS embedding_type,
        x.indexrelid::regclass AS index,
-       t.tgenabled <> 'D' AS maintained,
+       t.tgenabled IN ('O', 'A') AS maintained,
        p.attnum AS position
 FROM pg_trigger t
 JOIN pg_attribute e ON e.attrelid = t.tgrelid AND e.attnum = t.tgattr[0]
 JOIN pg_type et ON et.oid = e.atttypid
 JOIN pg_attribute p ON p.attrelid = t.tgrelid AND p.attnum = t.tgattr[1]
 -- OFFSET 0: parse the arguments of our own triggers only, and once.
-CROSS JOIN LATERAL (SELECT mrl.trigger_arguments(t.tgargs) AS arguments OFFSET 0) a
+CROSS JOIN LATERAL (
+    SELECT x[1] AS kind, substring(x[2] FROM '^[1-9][0-9]{0,3}$')::int AS dims, x[3] AS distance, x[4] AS model
+    FROM mrl.trigger_arguments(t.tgargs) AS x OFFSET 0) a
 LEFT JOIN LATERAL (
     SELECT i.indexrelid
     FROM pg_index i
@@ -170,9 +184,13 @@ LEFT JOIN LATERAL (
     JOIN pg_opclass o ON o.oid = i.indclass[0]
     WHERE i.indrelid = t.tgrelid AND i.indkey[0] = p.attnum AND i.indnatts = 1
       AND i.indisvalid AND i.indpred IS NULL
-      AND am.amname = 'hnsw' AND o.opcname = mrl.operator_class(a.arguments[3])
+      AND am.amname = 'hnsw' AND o.opcname = mrl.operator_class(a.distance)
     ORDER BY i.indexrelid LIMIT 1) x ON true
-WHERE t.tgfoid = 'mrl.maintain_prefix'::regproc AND t.tgparentid = 0;
+WHERE t.tgfoid = 'mrl.maintain_prefix'::regproc AND t.tgparentid = 0
+  -- Anyone may write a trigger with our function by hand. A strange one must neither break the view for all nor, by
+  -- a cast to vector, make those who look at mrl.status run a function of its author.
+  AND t.tgnargs = 4 AND a.dims IS NOT NULL AND mrl.operator_class(a.distance) IS NOT NULL
+  AND e.atttypid IN ('vector'::regtype, 'halfvec'::regtype) AND p.atttypid = 'halfvec'::regtype;
 COMMENT ON VIEW mrl.prefixes IS 'every prefix in this database, read from the triggers that keep them';
 COMMENT ON COLUMN mrl.prefixes.target IS 'table';
 COMMENT ON COLUMN mrl.prefixes.embedding IS 'column with the full vector';
@@ -184,7 +202,7 @@ COMMENT ON COLUMN mrl.prefixes.model IS 'model that made the embeddings, where i
 COMMENT ON COLUMN mrl.prefixes.full_dims IS 'length of the embedding; NULL where the column does not fix it';
 COMMENT ON COLUMN mrl.prefixes.embedding_type IS 'vector or halfvec';
 COMMENT ON COLUMN mrl.prefixes.index IS 'valid HNSW index over the whole prefix column; NULL where there is none';
-COMMENT ON COLUMN mrl.prefixes.maintained IS 'false while the trigger is disabled';
+COMMENT ON COLUMN mrl.prefixes.maintained IS 'false while the trigger is disabled or for replicas only';
 COMMENT ON COLUMN mrl.prefixes.position IS 'attribute number of the prefix: the lowest with an index serves searches';
 GRANT SELECT ON mrl.prefixes TO PUBLIC;
 
@@ -192,8 +210,12 @@ CREATE FUNCTION mrl.count_rows(target regclass, embedding name, prefix name, dim
                                OUT rows bigint, OUT missing bigint, OUT impossible bigint)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $$
+DECLARE
+    target_schema oid := (SELECT relnamespace FROM pg_class WHERE oid = target);
 BEGIN
-    IF NOT has_column_privilege(target, embedding, 'SELECT') OR NOT has_column_privilege(target, prefix, 'SELECT') THEN
+    -- Row-level security would count some rows only, and run policies that the caller never asked for.
+    IF (has_schema_privilege(target_schema, 'USAGE') AND NOT pg_is_other_temp_schema(target_schema) AND NOT row_security_active(target)
+        AND has_column_privilege(target, embedding, 'SELECT') AND has_column_privilege(target, prefix, 'SELECT')) IS NOT TRUE THEN
         RETURN;
     END IF;
     EXECUTE format('SELECT count(%1$I), count(*) FILTER (WHERE %1$I IS NOT NULL AND %2$I IS NULL) FROM %3$s',
@@ -206,14 +228,28 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION mrl.count_rows(regclass, name, name, integer, text) IS
-    'rows with an embedding, those without their prefix, and those of them that cannot have one; NULL where the caller may not read';
+    'rows with an embedding, those without their prefix, and those of them that cannot have one; NULL where the caller may not read all';
 
 CREATE VIEW mrl.status AS
 SELECT p.target, p.embedding, p.prefix, p.kind, p.dims, p.distance, p.model, p.full_dims, p.embedding_type,
-       p.maintained, p.index, pg_relation_size(p.index) AS index_bytes, n.rows, n.missing, n.impossible
+       p.maintained, p.index,
+       -- An index of a partitioned table is as large as its partitions.
+       coalesce((SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(p.index)), pg_relation_size(p.index))::bigint AS index_bytes,
+       n.rows, n.missing, n.impossible
 FROM mrl.prefixes p
 CROSS JOIN LATERAL mrl.count_rows(p.target, p.embedding, p.prefix, p.dims, p.distance) n;
 COMMENT ON VIEW mrl.status IS 'every prefix with its row counts (reads the tables: filter by target on large databases)';
+COMMENT ON COLUMN mrl.status.target IS 'table';
+COMMENT ON COLUMN mrl.status.embedding IS 'column with the full vector';
+COMMENT ON COLUMN mrl.status.prefix IS 'column with the short vector of stage one';
+COMMENT ON COLUMN mrl.status.kind IS 'how the prefix is made: truncate';
+COMMENT ON COLUMN mrl.status.dims IS 'length of the prefix';
+COMMENT ON COLUMN mrl.status.distance IS 'cosine, l2 or inner_product';
+COMMENT ON COLUMN mrl.status.model IS 'model that made the embeddings, where it was told';
+COMMENT ON COLUMN mrl.status.full_dims IS 'length of the embedding; NULL where the column does not fix it';
+COMMENT ON COLUMN mrl.status.embedding_type IS 'vector or halfvec';
+COMMENT ON COLUMN mrl.status.maintained IS 'false while the trigger is disabled or for replicas only';
+COMMENT ON COLUMN mrl.status.index IS 'valid HNSW index over the whole prefix column; NULL where there is none';
 COMMENT ON COLUMN mrl.status.rows IS 'rows that have an embedding';
 COMMENT ON COLUMN mrl.status.missing IS 'of these, rows without a prefix';
 COMMENT ON COLUMN mrl.status.impossible IS
@@ -223,12 +259,34 @@ GRANT SELECT ON mrl.status TO PUBLIC;
 
 -- Adding and dropping prefixes ---------------------------------------------------------------------------
 
+-- Bytes are those of UTF-8 whatever the encoding of the database, as in Python.
 CREATE FUNCTION mrl.shorten(name text) RETURNS name
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN octet_length(name) <= 63 THEN name
-            ELSE (SELECT left(name, n) FROM generate_series(54, 1, -1) n WHERE octet_length(left(name, n)) <= 54 LIMIT 1)
+RETURN CASE WHEN length(convert_to(name, 'UTF8')) <= 63 THEN name
+            ELSE (SELECT left(name, n) FROM generate_series(54, 1, -1) n WHERE length(convert_to(left(name, n), 'UTF8')) <= 54 LIMIT 1)
                  || '_' || left(md5(convert_to(name, 'UTF8')), 8) END;
 COMMENT ON FUNCTION mrl.shorten(text) IS 'a name that fits 63 bytes: unchanged, or cut to 54 bytes and a hash';
+
+CREATE FUNCTION mrl.check_options(options jsonb, known text[]) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT
+AS $$
+DECLARE
+    unknown text;
+BEGIN
+    IF jsonb_typeof(options) <> 'object' THEN
+        RAISE EXCEPTION 'options must be a JSON object, not %', jsonb_typeof(options)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave options out for the defaults.';
+    END IF;
+    SELECT key INTO unknown FROM jsonb_object_keys(options) AS key WHERE key <> ALL (known) ORDER BY key LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'unknown option %', quote_literal(unknown)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = CASE WHEN known = '{}' THEN 'There are no options yet.'
+                              ELSE format('Options are %s.', array_to_string(known, ', ')) END;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION mrl.check_options(jsonb, text[]) IS 'raises the error for options that a function does not know';
 
 CREATE FUNCTION mrl.add_prefix(target regclass, embedding name, dims integer, distance text DEFAULT 'cosine',
                                model text DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS name
@@ -243,10 +301,7 @@ BEGIN
     IF distance IS NULL OR mrl.operator_class(distance) IS NULL THEN
         PERFORM mrl.unknown_distance(distance);
     END IF;
-    IF options <> '{}' THEN
-        RAISE EXCEPTION 'unknown option %', (SELECT quote_literal(key) FROM jsonb_each(options) LIMIT 1)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'mrl.add_prefix takes no options yet.';
-    END IF;
+    PERFORM mrl.check_options(options, '{}');
     SELECT t.typname, a.atttypmod INTO source
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = target AND a.attname = embedding AND a.attnum > 0 AND NOT a.attisdropped;
@@ -278,6 +333,13 @@ BEGIN
                 present.dims, quote_ident(present.embedding), present.distance, quote_literal(present.model)
             USING ERRCODE = 'duplicate_object',
                   HINT = format('To change it, run: SELECT mrl.drop_prefix(%L, %L);', target, prefix);
+    END IF;
+    SELECT format_type(a.atttypid, a.atttypmod) AS type INTO present
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = target AND a.attname = prefix AND NOT a.attisdropped AND (t.typname, a.atttypmod) <> ('halfvec', dims);
+    IF FOUND THEN
+        RAISE EXCEPTION 'column % of % exists as %, not halfvec(%)', quote_ident(prefix), target, present.type, dims
+            USING ERRCODE = 'duplicate_column', HINT = 'Rename or drop it first.';
     END IF;
     EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I halfvec(%s)', target, prefix, dims);
     EXECUTE format(
@@ -325,6 +387,10 @@ AS $$
 DECLARE
     trigger_name name;
 BEGIN
+    IF prefix IS NULL THEN
+        RAISE EXCEPTION 'prefix must not be NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'Name the column: SELECT target, prefix FROM mrl.prefixes;';
+    END IF;
     PERFORM mrl.find_prefix(target, prefix);
     SELECT t.tgname INTO STRICT trigger_name
     FROM pg_trigger t JOIN pg_attribute p ON p.attrelid = t.tgrelid AND p.attnum = t.tgattr[1]
@@ -342,16 +408,24 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     spec mrl.prefixes;
-    m integer := coalesce((options ->> 'm')::int, 16);
-    ef_construction integer := coalesce((options ->> 'ef_construction')::int, 64);
+    m integer;
+    ef_construction integer;
     opclass text;
     statement text;
 BEGIN
-    IF options - ARRAY['m', 'ef_construction'] <> '{}' THEN
-        RAISE EXCEPTION 'unknown option %', (SELECT quote_literal(key) FROM jsonb_each(options - ARRAY['m', 'ef_construction']) LIMIT 1)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Options are m and ef_construction.';
+    PERFORM mrl.check_options(options, ARRAY['m', 'ef_construction']);
+    m := coalesce((options ->> 'm')::int, 16);
+    ef_construction := coalesce((options ->> 'ef_construction')::int, 64);
+    IF prefix IS NULL THEN
+        RAISE EXCEPTION 'prefix must not be NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'Name the column: SELECT target, prefix FROM mrl.prefixes;';
     END IF;
     spec := mrl.find_prefix(target, prefix);
+    IF "concurrently" AND (SELECT relkind = 'p' FROM pg_class WHERE oid = target) THEN
+        RAISE EXCEPTION 'PostgreSQL cannot build an index on partitioned table % concurrently', target
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = format('Writes wait while this runs: SELECT mrl.create_prefix_index(%L, %L, false);', target, prefix);
+    END IF;
     opclass := mrl.operator_class(spec.distance);
     statement := format('CREATE INDEX %s%I ON %s USING hnsw (%I %s)%s',
         CASE WHEN "concurrently" THEN 'CONCURRENTLY ' ELSE '' END,
@@ -380,7 +454,7 @@ COMMENT ON FUNCTION mrl.create_prefix_index(regclass, name, boolean, jsonb) IS
 CREATE FUNCTION mrl.filter_values(filter jsonb) RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (SELECT array_agg(CASE jsonb_typeof(value)
-            WHEN 'array' THEN (SELECT array_agg(element) FROM jsonb_array_elements_text(value) element)::text
+            WHEN 'array' THEN (SELECT coalesce(array_agg(element), '{}') FROM jsonb_array_elements_text(value) element)::text
             WHEN 'object' THEN value::text
             ELSE value #>> '{}' END ORDER BY key)
         FROM jsonb_each(filter));
@@ -405,7 +479,8 @@ BEGIN
     END IF;
     filter_values := mrl.filter_values(filter);
     FOR item IN
-        SELECT row_number() OVER (ORDER BY f.key) AS n, f.key, f.value, a.attname, t.typarray, a.atttypid
+        SELECT row_number() OVER (ORDER BY f.key) AS n, f.key, f.value, a.attname, t.typarray, a.atttypid,
+               'jsonb'::regtype IN (t.oid, t.typbasetype) AS is_jsonb
         FROM jsonb_each(filter) f
         LEFT JOIN (pg_attribute a JOIN pg_type t ON t.oid = a.atttypid)
                ON a.attrelid = target AND a.attname = f.key AND a.attnum > 0 AND NOT a.attisdropped
@@ -416,6 +491,18 @@ BEGIN
                 USING ERRCODE = 'undefined_column',
                       HINT = 'Filter by one of: ' || (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
                                                       WHERE attrelid = target AND attnum > 0 AND NOT attisdropped) || '.';
+        END IF;
+        IF jsonb_typeof(item.value) = 'array' AND item.typarray = 0 THEN
+            RAISE EXCEPTION 'filter on % is an array, but % has no arrays', quote_ident(item.key), format_type(item.atttypid, -1)
+                USING ERRCODE = 'datatype_mismatch',
+                      HINT = format('Give one value as a string, as in ''{%s: "{a,b}"}''.', to_json(item.key));
+        END IF;
+        -- As text they would be compared with something nobody meant, and silently find nothing.
+        IF NOT item.is_jsonb AND EXISTS (SELECT FROM jsonb_path_query(item.value, '$[*]') AS element
+                                         WHERE jsonb_typeof(element) IN ('object', 'array')) THEN
+            RAISE EXCEPTION 'filter on % holds an object or a nested array', quote_ident(item.key)
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'A value means equality, an array any of its elements, null IS NULL.';
         END IF;
         value := CASE WHEN bound THEN format('($2)[%s]', item.n) ELSE quote_literal(filter_values[item.n]) END;
         conditions := conditions || ' AND ' || CASE jsonb_typeof(item.value)
@@ -437,11 +524,10 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $$
 #variable_conflict use_variable
 DECLARE
-    known CONSTANT text[] := ARRAY['ef_search', 'max_scan_tuples', 'exact'];
-    exact boolean := coalesce((options ->> 'exact')::boolean, false);
-    n integer := coalesce(candidates, greatest(100, 10 * k));
-    ef_search integer := coalesce((options ->> 'ef_search')::int, least(greatest(n, 40), 1000));
-    max_scan_tuples integer := coalesce((options ->> 'max_scan_tuples')::int, greatest(200 * n, 20000));
+    exact boolean;
+    n bigint := coalesce(candidates, greatest(100, 10 * k::bigint));
+    ef_search integer;
+    max_scan_tuples integer;
     spec mrl.prefixes;
     source text;
     keys text;          -- id
@@ -453,10 +539,10 @@ DECLARE
     operator text;
     hits text;
 BEGIN
-    IF options - known <> '{}' THEN
-        RAISE EXCEPTION 'unknown option %', (SELECT quote_literal(key) FROM jsonb_each(options - known) LIMIT 1)
-            USING ERRCODE = 'invalid_parameter_value', HINT = format('Options are %s.', array_to_string(known, ', '));
-    END IF;
+    PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact']);
+    exact := coalesce((options ->> 'exact')::boolean, false);
+    ef_search := coalesce((options ->> 'ef_search')::int, least(greatest(n, 40), 1000));
+    max_scan_tuples := coalesce((options ->> 'max_scan_tuples')::int, least(greatest(200 * n, 20000), 2147483647));
     IF k IS NULL OR k < 1 THEN
         RAISE EXCEPTION 'k must be at least 1, not %', coalesce(k::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'k is the number of rows to return.';
@@ -491,7 +577,7 @@ BEGIN
     INTO keys, keys_of_hits, keys_match
     FROM pg_index x CROSS JOIN LATERAL unnest(x.indkey::int2[]) WITH ORDINALITY AS i (attnum, n)
     JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = i.attnum
-    WHERE x.indrelid = target AND x.indisprimary;
+    WHERE x.indrelid = target AND x.indisprimary AND i.n <= x.indnkeyatts;
     IF keys IS NULL THEN
         RAISE EXCEPTION '% has no primary key', target
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('Run: ALTER TABLE %s ADD PRIMARY KEY (...);', target);
@@ -606,5 +692,8 @@ END
 $$;
 COMMENT ON FUNCTION mrl.search_sql(anyelement, vector, integer, integer, jsonb, name, jsonb) IS
     'the statement that mrl.search runs, with its values as literals';
+
+-- Whoever may write to a table needs its trigger, also where ALTER DEFAULT PRIVILEGES says otherwise.
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA mrl TO PUBLIC;
 
 DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('mrl.caller_search_path'), true); END $$;
