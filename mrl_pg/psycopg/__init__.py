@@ -1,10 +1,12 @@
 """Search, backfill and the rest on a psycopg Connection; search also on an AsyncConnection.
 
-Every verb uses the connection as it is: its transaction, its autocommit, its search_path. Its row factory and
-because they commit as they go.
+Every verb uses the connection as it is: its transaction, its autocommit, its search_path. Its row factory and its
+adapters are left alone. Only ``backfill`` and ``create_index`` ask for a connection outside a transaction, because
+they commit as they go.
 """
 
 from mrl_pg.psycopg.backfill import backfill
+from mrl_pg.psycopg.embed import embed, search_text
 from mrl_pg.psycopg.index import create_index
 from mrl_pg.psycopg.install import install, uninstall, version
 from mrl_pg.psycopg.prefixes import add_prefix, drop_prefix, status
@@ -23,12 +25,14 @@ __all__ = [
     "create_index",
     "describe",
     "drop_prefix",
+    "embed",
     "install",
     "search",
     "search_async",
     "search_many",
     "search_many_async",
     "search_sql",
+    "search_text",
     "status",
     "uninstall",
     "version",

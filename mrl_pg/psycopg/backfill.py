@@ -102,9 +102,11 @@ def _run(
         try:
             with conn.transaction(), Cursor(conn, row_factory=tuple_row) as cursor:
                 # The next rows come by the index of the key, whatever stale statistics say of the prefix column:
-                # a sort would read the whole table for every batch.
+                # a sort would read the whole table for every batch. And no batch waits for the disk: one that a
+                # crash of the server takes back is filled by the next run.
                 cursor.execute(
-                    "SELECT set_config('lock_timeout', %s, true), set_config('enable_sort', 'off', true)",
+                    "SELECT set_config('lock_timeout', %s, true), set_config('enable_sort', 'off', true), "
+                    "set_config('synchronous_commit', 'off', true)",
                     (f"{lock_timeout * 1000:.0f}ms",),
                 )
                 return cursor.execute(text, values).fetchall()

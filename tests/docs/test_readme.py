@@ -7,10 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
 
 from mrl_pg import embedded
+from tests.db.doors import engine
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^(?:<!-- (?P<note>.*?) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -26,6 +30,14 @@ def blocks(path: Path) -> list[tuple[int, str | None, str, str]]:
         (text[: match.start("text")].count("\n") + 1, match["note"], match["language"], match["text"])
         for match in BLOCK.finditer(text)
     ]
+
+
+def apply_revision(upgrade: Any, dsn: str) -> None:
+    """Runs a revision as Alembic does."""
+    with engine(dsn).connect() as connection:
+        context = MigrationContext.configure(connection)
+        with context.begin_transaction(), Operations.context(context):
+            upgrade()
 
 
 def test_every_block_runs(
@@ -45,6 +57,8 @@ def test_every_block_runs(
         if language == "python":
             # In this process, so that later blocks see the names of earlier ones.
             exec(compile("\n" * (line - 1) + text, "README.md", "exec", dont_inherit=True), names)
+            if "upgrade" in names:
+                apply_revision(names.pop("upgrade"), bare_dsn)
             ran.append(language)
             continue
         if language == "sql":
