@@ -3,6 +3,7 @@
 from mrl_pg.errors import (
     BackfillError,
     DimensionError,
+    EmbedError,
     MrlError,
     NotInstalledError,
     SchemaVersionError,
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackfillError",
     "DimensionError",
+    "EmbedError",
     "Hit",
     "Matryoshka",
     "MrlError",

@@ -48,9 +48,7 @@ def from_dsn(dsn: str) -> AbstractContextManager[str]:
     if scheme != "embedded":
         return nullcontext(dsn)
     if not colon:
-        # One place for all systems: the one macOS has for data holds a space, see _initialised_by.
-        data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-        return server(Path(data_home, "mrl-pg", "pg18"))
+        return server(data_home() / "pg18")
     if not directory:
         raise MrlError("'embedded:' names no directory. Write --dsn embedded:DIR, or just --dsn embedded.")
     return server(directory)
@@ -90,6 +88,12 @@ def server(
         finally:
             if not directory:
                 shutil.rmtree(path, ignore_errors=True)  # already gone, unless the start failed
+
+
+def data_home() -> Path:
+    """The directory for what is kept: ``$XDG_DATA_HOME/mrl-pg``, or ``~/.local/share/mrl-pg``."""
+    # One place for all systems: the one macOS has for data holds a space, see _initialised_by.
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share", "mrl-pg").expanduser()
 
 
 def bin_dir(postgres_version: int = 18) -> Path:

@@ -6,6 +6,7 @@ MrlError
 ├── SearchError            a search that cannot be answered   (also ValueError)
 ├── NotInstalledError      the schema mrl or pgvector is missing
 ├── SchemaVersionError     the schema mrl is too old or too new for this package
+├── EmbedError             texts that could not be embedded; it can be run again
 └── BackfillError          a backfill that stopped; it can be run again
 
 Messages carry the numbers, and their last sentence is the next command. Driver errors pass through untouched.
@@ -13,6 +14,7 @@ Messages carry the numbers, and their last sentence is the next command. Driver 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -57,6 +59,19 @@ class SchemaVersionError(MrlError):
         super().__init__(
             f"the database has version {installed} of schema mrl, this package needs {required}. Run: {advice}"
         )
+
+
+class EmbedError(MrlError):
+    """Texts that could not be embedded; what was written before stays, and a rerun goes on from there.
+
+    :ivar refused: positions of the texts that the model does not take (too long), where nothing else is wrong.
+    :ivar embeddings: the embeddings of all others then, in their order.
+    """
+
+    def __init__(self, message: str, *, refused: Sequence[int] = (), embeddings: Any = None) -> None:
+        self.refused = refused
+        self.embeddings = embeddings
+        super().__init__(message)
 
 
 class BackfillError(MrlError):

@@ -121,7 +121,7 @@ def search_statement(
     filter: Filter = (),
     prefix: str | None = None,
     **options: Unpack[SearchOptions],
-) -> sa.Select[tuple[Row, float]]:
+) -> sa.Select[Any]:
     """Returns a Select of (target, distance), nearest first, to run anywhere or to compose further.
 
     It is made from the specs of the model alone, without a look at the database: the first spec serves, or the one

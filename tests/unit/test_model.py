@@ -62,9 +62,7 @@ def test_an_embedding_column_of_ones_own_is_kept() -> None:
 
 
 def test_inheritance() -> None:
-    base = declarative_base()
-
-    class Document(MatryoshkaMixin, base):  # type: ignore[misc]
+    class Document(MatryoshkaMixin, declarative_base()):  # type: ignore[misc]
         __tablename__ = "documents"
         __matryoshka__ = (SPEC,)
         __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "document"}  # noqa: RUF012

@@ -41,7 +41,7 @@ def test_filters() -> None:
 
 
 def test_result_is_a_sequence() -> None:
-    hits = [Hit(key=n, distance=n / 10, row={}) for n in range(3)]
-    result: SearchResult[dict[str, int]] = SearchResult(hits, requested=100, received=3)
+    hits: list[Hit[dict[str, int]]] = [Hit(key=n, distance=n / 10, row={}) for n in range(3)]
+    result = SearchResult(hits, requested=100, received=3)
     assert (len(result), result[0].key, [hit.key for hit in result[1:]], result[-1] in result) == (3, 0, [1, 2], True)
     assert repr(result) == "<SearchResult: 3 hits, 3 of 100 candidates>"

@@ -1,0 +1,233 @@
+"""Operations on prefixes and their indexes; their work is in :mod:`mrl_pg.alembic.implementation`."""
+
+# Annotations of the directives are evaluated by Alembic, which knows builtins only.
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from alembic.operations import Operations
+
+from mrl_pg import statements
+from mrl_pg.alembic.operations import MrlOperation
+from mrl_pg.spec import (
+    DEFAULT_EF_CONSTRUCTION,
+    DEFAULT_M,
+    check_dims,
+    check_distance,
+    check_graph,
+    prefix_name,
+)
+
+Operation = TypeVar("Operation", bound="PrefixOperation")
+
+
+@dataclass
+class PrefixOperation(MrlOperation):
+    """What all operations on a prefix have. Table and column are names as in the catalog, without quotes."""
+
+    table: str
+    embedding: str
+    dims: int
+    distance: str = "cosine"
+    model: str | None = None
+    schema: str | None = None
+
+    def __post_init__(self) -> None:
+        check_dims(self.dims)
+        check_distance(self.distance)
+
+    @property
+    def prefix(self) -> str:
+        """The prefix column."""
+        return prefix_name(self.embedding, self.dims)
+
+    @property
+    def target(self) -> str:
+        """The table as SQL writes it."""
+        return statements.quoted(self.schema, self.table)
+
+    def turned_into(self, kind: type[Operation]) -> Operation:
+        """Returns an operation of another kind on the same thing: its reverse."""
+        return kind(**{f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)})
+
+    def arguments(self) -> tuple[Sequence[str], dict[str, Any]]:
+        return (self.table, self.embedding), {"dims": self.dims, "schema": self.schema and str(self.schema)}
+
+
+@Operations.register_operation("mrl_add_prefix")
+@dataclass
+class AddPrefixOp(PrefixOperation):
+    """Adds a prefix: its column and the trigger that keeps it."""
+
+    directive: ClassVar[str] = "mrl_add_prefix"
+
+    @classmethod
+    def mrl_add_prefix(
+        cls,
+        operations: Operations,
+        table: str,
+        embedding: str = "embedding",
+        *,
+        dims: int,
+        distance: str = "cosine",
+        model: str | None = None,
+        schema: str | None = None,
+    ) -> None:
+        """Returns nothing; adds a prefix: its column and the trigger that keeps it. Instant, no rewrite.
+
+        Rows that exist wait for ``mrl-pg backfill``, which comes before the index. A prefix that is there already
+        with the same spec is left alone.
+
+        :param table: table as named in the catalog.
+        :param embedding: column of the full embedding, vector or halfvec.
+        :param dims: length of the prefix.
+        :param distance: cosine, l2 or inner_product.
+        :param model: name of the embedding model, kept in the registry.
+        :raises SpecError: for dims or a distance that cannot be.
+        """
+        operations.invoke(cls(table, embedding, dims, distance, model, schema))
+
+    def arguments(self) -> tuple[Sequence[str], dict[str, Any]]:
+        positional, keywords = super().arguments()
+        distance = self.distance if self.distance != "cosine" else None
+        return positional, {**keywords, "distance": distance, "model": self.model}
+
+    def reverse(self) -> DropPrefixOp:
+        return self.turned_into(DropPrefixOp)
+
+
+@Operations.register_operation("mrl_drop_prefix")
+@dataclass
+class DropPrefixOp(PrefixOperation):
+    """Drops a prefix: its trigger, column and index."""
+
+    directive: ClassVar[str] = "mrl_drop_prefix"
+
+    @classmethod
+    def mrl_drop_prefix(
+        cls,
+        operations: Operations,
+        table: str,
+        embedding: str = "embedding",
+        *,
+        dims: int,
+        schema: str | None = None,
+    ) -> None:
+        """Returns nothing; drops a prefix: its trigger, column and index. Instant.
+
+        :param table: table as named in the catalog.
+        :raises SpecError: for dims that cannot be.
+        """
+        operations.invoke(cls(table, embedding, dims, schema=schema))
+
+    def reverse(self) -> AddPrefixOp:
+        return self.turned_into(AddPrefixOp)
+
+
+@dataclass
+class PrefixIndexOperation(PrefixOperation):
+    """What both operations on the index of a prefix have."""
+
+    m: int = DEFAULT_M
+    ef_construction: int = DEFAULT_EF_CONSTRUCTION
+    concurrently: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_graph(self.m, self.ef_construction)
+
+    def arguments(self) -> tuple[Sequence[str], dict[str, Any]]:
+        positional, keywords = super().arguments()
+        if (self.m, self.ef_construction) != (DEFAULT_M, DEFAULT_EF_CONSTRUCTION):
+            keywords |= {"m": self.m, "ef_construction": self.ef_construction}
+        return positional, {**keywords, "concurrently": self.concurrently}
+
+
+@Operations.register_operation("mrl_create_prefix_index")
+@dataclass
+class CreatePrefixIndexOp(PrefixIndexOperation):
+    """Builds the HNSW index of a prefix."""
+
+    allow_missing: bool = False
+    notes: Sequence[str] = ()
+    directive: ClassVar[str] = "mrl_create_prefix_index"
+
+    @classmethod
+    def mrl_create_prefix_index(
+        cls,
+        operations: Operations,
+        table: str,
+        embedding: str = "embedding",
+        *,
+        dims: int,
+        concurrently: bool = False,
+        m: int = DEFAULT_M,
+        ef_construction: int = DEFAULT_EF_CONSTRUCTION,
+        allow_missing: bool = False,
+        schema: str | None = None,
+    ) -> None:
+        """Returns nothing; builds the HNSW index of a prefix, unless a valid one of this definition is there.
+
+        What a failed build has left (an INVALID index) is dropped first.
+
+        :param table: table as named in the catalog.
+        :param concurrently: let writes go on meanwhile. It commits what the revision did before: give it one of
+            its own. Offline it relies on psql's \\gexec.
+        :param m: links per node of the graph, 2 to 100.
+        :param ef_construction: candidates looked at per insert into the graph, 2 * m to 1000.
+        :param allow_missing: build while rows lack their prefix; each of them is slower to backfill afterwards.
+        :raises SpecError: for m or ef_construction out of bounds.
+        :raises MrlError: while rows lack a prefix that they could have; with ``concurrently`` in a transaction that
+            is not Alembic's own.
+        """
+        operation = cls(table, embedding, dims, schema=schema, m=m, ef_construction=ef_construction)
+        operation.concurrently, operation.allow_missing = concurrently, allow_missing
+        operations.invoke(operation)
+
+    def arguments(self) -> tuple[Sequence[str], dict[str, Any]]:
+        positional, keywords = super().arguments()
+        return positional, {**keywords, "allow_missing": self.allow_missing}
+
+    def comments(self) -> Sequence[str]:
+        return self.notes
+
+    def reverse(self) -> DropPrefixIndexOp:
+        return self.turned_into(DropPrefixIndexOp)
+
+
+@Operations.register_operation("mrl_drop_prefix_index")
+@dataclass
+class DropPrefixIndexOp(PrefixIndexOperation):
+    """Drops the HNSW index of a prefix."""
+
+    directive: ClassVar[str] = "mrl_drop_prefix_index"
+
+    @classmethod
+    def mrl_drop_prefix_index(
+        cls,
+        operations: Operations,
+        table: str,
+        embedding: str = "embedding",
+        *,
+        dims: int,
+        concurrently: bool = False,
+        m: int = DEFAULT_M,
+        ef_construction: int = DEFAULT_EF_CONSTRUCTION,
+        schema: str | None = None,
+    ) -> None:
+        """Returns nothing; drops the index of a prefix that has this m and ef_construction, whatever its name.
+
+        Does nothing where there is none. Offline it relies on psql's \\gexec.
+
+        :param table: table as named in the catalog.
+        :param concurrently: without a lock that stops searches and writes; commits what the revision did before.
+        :raises MrlError: with ``concurrently`` in a transaction that is not Alembic's own.
+        """
+        operation = cls(table, embedding, dims, schema=schema, m=m, ef_construction=ef_construction)
+        operation.concurrently = concurrently
+        operations.invoke(operation)
+
+    def reverse(self) -> CreatePrefixIndexOp:
+        return self.turned_into(CreatePrefixIndexOp)

@@ -1,0 +1,308 @@
+"""The life of a prefix: added, filled, indexed, looked at, dropped."""
+
+from __future__ import annotations
+
+import time
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mrl_pg.cli.connection import connected, dsn_option
+from mrl_pg.cli.errors import Stopped
+from mrl_pg.cli.output import json_option, print_json, print_sql, print_table, progress, size, sql_option
+from mrl_pg.cli.schema import distance_option, model_option
+from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, Distance, check_dims
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from mrl_pg.backfill import BackfillProgress
+
+prefix_option = click.option("--prefix", help="Prefix column; needed where the table has several.")
+
+
+@click.command(epilog="\b\nExample:\n  mrl-pg add-prefix documents --dims 256")
+@click.argument("table")
+@click.option("--dims", type=int, required=True, help="Length of the prefix.")
+@click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
+@distance_option
+@model_option
+@dsn_option
+@sql_option
+def add_prefix(
+    table: str, dims: int, embedding: str, distance: Distance, model: str | None, dsn: str, show_sql: bool
+) -> None:
+    """Add a prefix to a table.
+
+    Adds a column and the trigger that keeps it. That is instant and rewrites nothing: new rows have their prefix from
+    now on, those that are there wait for backfill.
+    """
+    import mrl_pg.psycopg as mrl
+    from mrl_pg import statements
+    from mrl_pg.registry import split_name
+
+    if show_sql:
+        check_dims(dims)
+        print_sql(statements.add_prefix(statements.quoted(*split_name(table)), embedding, dims, distance, model))
+        return
+    with connected(dsn) as conn:
+        prefix = mrl.add_prefix(conn, table, embedding, dims=dims, distance=distance, model=model)
+    click.echo(f"Added {prefix} to {table}. Next: mrl-pg backfill {quote(table)} --prefix {quote(prefix)}")
+
+
+@click.command(epilog="\b\nExample:\n  mrl-pg drop-prefix documents embedding_256")
+@click.argument("table")
+@click.argument("prefix")
+@dsn_option
+@sql_option
+def drop_prefix(table: str, prefix: str, dsn: str, show_sql: bool) -> None:
+    """Drop a prefix from a table.
+
+    Drops its column, its trigger and its index. That is instant; the embeddings stay, so add-prefix and backfill bring
+    it back.
+    """
+    import mrl_pg.psycopg as mrl
+    from mrl_pg import statements
+    from mrl_pg.registry import split_name
+
+    if show_sql:
+        print_sql(statements.drop_prefix(statements.quoted(*split_name(table)), prefix))
+        return
+    with connected(dsn) as conn:
+        mrl.drop_prefix(conn, table, prefix)
+    click.echo(f"Dropped {prefix} from {table}.")
+
+
+@click.command(epilog="\b\nExample:\n  mrl-pg status documents")
+@click.argument("table", required=False)
+@dsn_option
+@json_option
+def status(table: str | None, dsn: str, as_json: bool) -> None:
+    """Show the prefixes of a table, or of all tables.
+
+    Counts their rows, those that lack the prefix, and of these the ones that cannot have one (zero, too short). On
+    large databases name the table.
+    """
+    import sys
+
+    import mrl_pg.psycopg as mrl
+    from mrl_pg.statements import STATUS_COLUMNS
+
+    with connected(dsn) as conn:
+        rows = mrl.status(conn, table)
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo(f"No prefix yet. Next: mrl-pg add-prefix {table or 'TABLE'} --dims 256", err=True)
+    elif not sys.stdout.isatty():
+        print_table(STATUS_COLUMNS, [list(row.values()) for row in rows])
+    else:
+        columns = ("table", "prefix", "of", "distance", "model", "rows", "without", "index")
+        print_table(columns, [_summary(row) for row in rows])
+        for row in rows:
+            if advice := _advice(row):
+                click.echo(advice)
+
+
+def _summary(row: dict[str, Any]) -> list[str | None]:
+    without = f"{row['missing']:,}" if row["missing"] is not None else None
+    if row["impossible"]:
+        without = f"{without} ({row['impossible']:,} cannot)"
+    return [
+        row["target"],
+        row["prefix"],
+        f"{row['embedding']} {row['embedding_type']}({row['full_dims'] or 'any'})",
+        row["distance"],
+        row["model"] or None,
+        f"{row['rows']:,}" if row["rows"] is not None else None,
+        without,
+        size(row["index_bytes"]) if row["index"] else None,
+    ]
+
+
+def _advice(row: dict[str, Any]) -> str | None:
+    which = f"{row['target']} --prefix {row['prefix']}"
+    if not row["maintained"]:
+        return (
+            f"{row['prefix']} is not kept: its trigger is disabled. Next: ALTER TABLE {row['target']} ENABLE TRIGGER …"
+        )
+    if (row["missing"] or 0) > (row["impossible"] or 0):
+        return f"Rows lack {row['prefix']}. Next: mrl-pg backfill {which}"
+    if not row["index"]:
+        return f"{row['prefix']} has no valid index. Next: mrl-pg index {which}"
+    return None
+
+
+@click.command(epilog="\b\nExample:\n  mrl-pg backfill documents --batch-size 500 --sleep 0.1")
+@click.argument("table")
+@prefix_option
+@click.option("--batch-size", type=int, help="Rows a transaction; 1,000 if left out.")
+@click.option("--sleep", type=float, help="Seconds between batches, for the sake of other traffic; none if left out.")
+@click.option("--max-rows", type=int, help="Stop after so many rows.")
+@click.option("--lock-timeout", type=float, help="Seconds to wait for rows that others hold; 1 if left out.")
+@click.option("--dry-run", is_flag=True, help="Count the rows that lack their prefix, and change nothing.")
+@dsn_option
+@json_option
+@sql_option
+def backfill(
+    table: str, prefix: str | None, dry_run: bool, dsn: str, as_json: bool, show_sql: bool, **options: Any
+) -> None:
+    """Give the rows that lack their prefix one.
+
+    Works inside the database in batches, each a short transaction, beside all other traffic. Stopped anywhere, it goes
+    on when it is run again.
+    """
+    import dataclasses
+
+    import mrl_pg.psycopg as mrl
+    from mrl_pg.backfill import DEFAULT_BATCH_SIZE
+
+    given = {name: value for name, value in options.items() if value is not None}
+    latest: BackfillProgress | None = None
+    with connected(dsn) as conn:
+        if show_sql:
+            _print_batch(conn, table, prefix, given.get("batch_size", DEFAULT_BATCH_SIZE))
+            return
+        begun = time.monotonic()
+        try:
+            with progress() as show:
+
+                def watch(now: BackfillProgress) -> None:
+                    nonlocal latest
+                    latest = now
+                    show(now.prefix, now.done, now.total, "rows")
+
+                found = mrl.backfill(conn, table, prefix=prefix, dry_run=dry_run, on_progress=watch, **given)
+            seconds = time.monotonic() - begun
+        except KeyboardInterrupt:
+            so_far = f" after {latest.filled:,} rows, which stay filled" if latest else ""
+            raise Stopped(f"Stopped{so_far}. To go on, run the same command again.") from None
+        indexed = any(p.prefix == found.prefix and p.index for p in mrl.describe(conn, table).prefixes)
+    if as_json:
+        print_json(dataclasses.asdict(found) | {"seconds": round(seconds, 3), "dry_run": dry_run})
+        return
+    if dry_run:
+        click.echo(f"{found.total:,} rows of {table} lack {found.prefix}.")
+        return
+    if not found.total:
+        click.echo(f"No row of {table} lacks {found.prefix}.")
+        return
+    click.echo(
+        f"Filled {found.prefix} of {found.filled:,} rows in {seconds:,.1f} s ({found.filled / seconds:,.0f} rows/s)."
+    )
+    if found.impossible:
+        keys = ", ".join(map(str, found.impossible_keys)) + (
+            "…" if found.impossible > len(found.impossible_keys) else ""
+        )
+        click.echo(f"{found.impossible:,} rows cannot have a prefix (zero, or too short). Their keys: {keys}")
+    which = f"{quote(table)} --prefix {quote(found.prefix)}"
+    if found.done < found.total:
+        click.echo(f"{found.total - found.done:,} rows are left. Next: mrl-pg backfill {which}")
+    elif not indexed:
+        click.echo(f"Next: mrl-pg index {which}")
+
+
+def _print_batch(conn: psycopg.Connection[Any], table: str, prefix: str | None, batch_size: int) -> None:
+    """Prints the first batch: the statement that finds its last row, and the one that fills it."""
+    from psycopg import ClientCursor
+
+    import mrl_pg.psycopg as mrl
+    from mrl_pg.backfill import BackfillProgress, batches
+    from mrl_pg.psycopg.run import compiled
+    from mrl_pg.registry import named_prefix
+
+    known = mrl.describe(conn, table)
+    chosen = named_prefix(known, prefix)
+    steps = batches(known, chosen, BackfillProgress(chosen.prefix, 0), batch_size=batch_size, on_batch=lambda _: None)
+    cursor = ClientCursor(conn)
+    find, values = next(steps)
+    print_sql(cursor.mogrify(compiled(find).encode(), values))
+    try:
+        fill, values = steps.send(cursor.execute(compiled(find).encode(), values).fetchall())
+    except StopIteration:
+        return
+    print_sql(cursor.mogrify(compiled(fill).encode(), values))
+
+
+@click.command(epilog="\b\nExample:\n  mrl-pg index documents")
+@click.argument("table")
+@prefix_option
+@click.option("--m", type=int, default=DEFAULT_M, show_default=True, help="Links per node of the HNSW graph.")
+@click.option(
+    "--ef-construction",
+    type=int,
+    default=DEFAULT_EF_CONSTRUCTION,
+    show_default=True,
+    help="Candidates looked at per insert into the graph.",
+)
+@click.option("--allow-missing", is_flag=True, help="Build while rows lack their prefix.")
+@click.option("--no-concurrently", is_flag=True, help="Build faster, and let writes to the table wait.")
+@dsn_option
+@sql_option
+def index(
+    table: str,
+    prefix: str | None,
+    m: int,
+    ef_construction: int,
+    allow_missing: bool,
+    no_concurrently: bool,
+    dsn: str,
+    show_sql: bool,
+) -> None:
+    """Build the index of a prefix.
+
+    Builds it concurrently, so that writes go on, and puts right what a failed build has left. Refuses while rows lack
+    their prefix: filling it is slower with the index there.
+    """
+    import mrl_pg.psycopg as mrl
+    from mrl_pg import statements
+    from mrl_pg.psycopg.index import ALREADY_BUILT, concurrent_statement
+    from mrl_pg.registry import named_prefix, split_name
+
+    with connected(dsn) as conn:
+        if show_sql:
+            name = named_prefix(mrl.describe(conn, table), prefix).prefix
+            call = statements.create_prefix_index(
+                statements.quoted(*split_name(table)),
+                name,
+                concurrently=not no_concurrently,
+                m=m,
+                ef_construction=ef_construction,
+            )
+            print_sql(call if no_concurrently else concurrent_statement(conn, call))
+            return
+        conn.add_notice_handler(_tell_notice)
+        begun = time.monotonic()
+        phase = ""
+        try:
+            with progress() as show:
+
+                def watch(now: str, done: int, total: int) -> None:
+                    nonlocal phase
+                    phase = now
+                    show(now, done, total, "")
+
+                name = mrl.create_index(
+                    conn,
+                    table,
+                    prefix=prefix,
+                    concurrently=not no_concurrently,
+                    allow_missing=allow_missing,
+                    on_progress=watch,
+                    m=m,
+                    ef_construction=ef_construction,
+                )
+        except KeyboardInterrupt:
+            raise Stopped("Stopped. To build it, run the same command again.") from None
+    if phase == ALREADY_BUILT:
+        click.echo(f"{name} is there already, and valid.")
+    else:
+        click.echo(f"Built {name} in {time.monotonic() - begun:,.1f} s.")
+
+
+def _tell_notice(notice: psycopg.errors.Diagnostic) -> None:
+    for line in (notice.message_primary, notice.message_detail, notice.message_hint):
+        if line:
+            click.echo(line, err=True)

@@ -1,0 +1,54 @@
+"""Every statement we send, as SQLAlchemy Core: the only SQL generator of the Python side.
+
+Names given by users become identifiers of SQLAlchemy, values become parameters. What the planner must match
+(dims, limits) is a literal, checked to be a whole number before it gets here.
+"""
+
+from mrl_pg.statements.backfill import backfill_batch, backfill_bound, missing
+from mrl_pg.statements.catalog import (
+    DESCRIBE,
+    INDEX_BUILDERS,
+    INDEX_PROGRESS,
+    IS_EXTENSION,
+    PREFIX_INDEXES,
+    PREFIXES,
+    PROBE,
+    STATUS_COLUMNS,
+    UNINSTALL_IF_UNUSED,
+    VERSION,
+    status,
+)
+from mrl_pg.statements.parts import Key, literal, quoted, table
+from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_prefix, drop_prefix_index
+from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
+
+__all__ = [
+    "DESCRIBE",
+    "INDEX_BUILDERS",
+    "INDEX_PROGRESS",
+    "IS_EXTENSION",
+    "PREFIXES",
+    "PREFIX_INDEXES",
+    "PROBE",
+    "SETTINGS",
+    "STATUS_COLUMNS",
+    "UNINSTALL_IF_UNUSED",
+    "VERSION",
+    "Key",
+    "add_prefix",
+    "backfill_batch",
+    "backfill_bound",
+    "create_prefix_index",
+    "drop_prefix",
+    "drop_prefix_index",
+    "filter_conditions",
+    "hits",
+    "joined",
+    "literal",
+    "missing",
+    "quoted",
+    "search",
+    "search_many",
+    "status",
+    "table",
+]

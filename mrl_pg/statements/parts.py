@@ -1,0 +1,70 @@
+"""What statements are made of: tables, columns, literals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import REGCLASS, dialect
+from sqlalchemy.sql import ClauseElement, ColumnElement
+
+from mrl_pg.errors import SearchError
+from mrl_pg.registry import Target
+
+# Its names become values, in which a % stands for itself: not the default paramstyle, which doubles it.
+_preparer = dialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
+
+# A table as statements see it, and the columns of its primary key.
+Key = Sequence[ColumnElement[Any]]
+
+
+def table(target: Target) -> tuple[sa.TableClause, list[ColumnElement[Any]]]:
+    """Returns a table by its name in the catalog, and the columns of its primary key.
+
+    :raises SearchError: where it has no primary key.
+    """
+    if not target.key:
+        raise SearchError(f"{target} has no primary key. Run: ALTER TABLE {target} ADD PRIMARY KEY (...);")
+    names = dict.fromkeys(
+        [*target.key, *(name for name, _ in target.columns)]
+        + [name for p in target.prefixes for name in (p.embedding, p.prefix)]
+    )
+    clause = sa.table(target.name, *(sa.column(name) for name in names), schema=target.schema)
+    return clause, [clause.c[name] for name in target.key]
+
+
+def column_of(table: sa.FromClause, name: str) -> ColumnElement[Any]:
+    """A column of the table, also one that a reflected or mapped table leaves out."""
+    return table.c[name] if name in table.c else sa.column(name, _selectable=table)
+
+
+def materialized(select: sa.SelectBase, name: str) -> sa.CTE:
+    return select.cte(name).prefix_with("MATERIALIZED")
+
+
+def quoted(schema: str | None, name: str) -> str:
+    """Returns a table's name as SQL writes it, quoted where it must be: a value that casts to regclass."""
+    return _preparer.format_table(sa.table(name, schema=schema))
+
+
+def literal(statement: ClauseElement) -> str:
+    """Returns a statement as psql takes it, its values as literals."""
+    # Not the dialect of a driver, which may want every % twice.
+    plain = dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    plain._backslash_escapes = False  # as it is on every server that has standard_conforming_strings on
+    return str(statement.compile(dialect=plain, compile_kwargs={"literal_binds": True})).strip()
+
+
+def regclass(table: str) -> ColumnElement[Any]:
+    # By way of text, which can also be a literal (Alembic's --sql).
+    return sa.cast(sa.literal(table, sa.Text), REGCLASS)
+
+
+def number(value: int) -> ColumnElement[int]:
+    return sa.literal_column(str(int(value)), sa.Integer)
+
+
+def text(value: str) -> ColumnElement[str]:
+    """A literal of our own (names of settings, numbers, distances), never a user's."""
+    return sa.literal_column(f"'{value}'", sa.Text)

@@ -1,0 +1,199 @@
+"""A database from nothing to search and back, command by command, with the words it is told in."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import psycopg
+import pytest
+
+from mrl_pg.vectors import to_text
+from tests.cli.conftest import INDEX, Run, invoke, missing, without_prefix
+from tests.conftest import Conn, vectors
+
+
+def test_install_and_uninstall(bare_dsn: str) -> None:
+    assert invoke(bare_dsn, "install").output == "Installed mrl-pg 0.1.\n"
+    assert invoke(bare_dsn, "install").output == "mrl-pg 0.1 is installed already.\n"
+    assert invoke(bare_dsn, "uninstall").output == "Uninstalled mrl-pg.\n"
+    assert invoke(bare_dsn, "uninstall").output == "mrl-pg is not installed.\n"
+
+
+def test_what_install_and_uninstall_print_does_it(bare_dsn: str) -> None:
+    with psycopg.connect(bare_dsn, autocommit=True) as conn:
+        conn.execute(invoke("", "install", "--sql").output.encode())
+        assert invoke(bare_dsn, "install").output == "mrl-pg 0.1 is installed already.\n"
+        conn.execute(invoke("", "uninstall", "--sql").output.encode())
+    assert invoke(bare_dsn, "uninstall").output == "mrl-pg is not installed.\n"
+
+
+def test_uninstall_refuses_while_there_are_prefixes(run: Run, papers: Conn) -> None:
+    result = run("uninstall")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: mrl-pg still keeps prefixes: papers.embedding_8\nHint: ")
+
+
+def test_from_a_table_to_its_searches_and_back(run: Run, conn: Conn, query: str) -> None:
+    conn.execute("CREATE TABLE papers (id bigint PRIMARY KEY, embedding vector(32))")
+    for n, row in enumerate(vectors(500, 32)):
+        conn.execute("INSERT INTO papers VALUES (%s, %s)", (n, to_text(row)))
+
+    assert run("status").stderr == "No prefix yet. Next: mrl-pg add-prefix TABLE --dims 256\n"
+    assert run("add-prefix", "papers", "--dims", "8").output == (
+        "Added embedding_8 to papers. Next: mrl-pg backfill papers --prefix embedding_8\n"
+    )
+    assert run("index", "papers").stderr == (
+        "Error: 500 of 500 rows of papers lack embedding_8, and filling it is slower with the index there. "
+        "Run: mrl-pg backfill papers --prefix embedding_8\n"
+    )
+    assert run("backfill", "papers", "--dry-run").output == "500 rows of papers lack embedding_8.\n"
+    filled, following = run("backfill", "papers").output.splitlines()
+    assert re.fullmatch(r"Filled embedding_8 of 500 rows in 0\.\d s \([\d,]+ rows/s\)\.", filled)
+    assert following == "Next: mrl-pg index papers --prefix embedding_8"
+    assert run("search", "papers", "--vector-file", query).stderr == (
+        "Error: prefix embedding_8 of papers has no valid index. Run: mrl-pg index papers\n"
+    )
+    assert re.fullmatch(rf"Built {INDEX} in [\d.]+ s\.\n", run("index", "papers").output)
+    assert run("index", "papers").output == f"{INDEX} is there already, and valid.\n"
+    assert run("backfill", "papers").output == "No row of papers lacks embedding_8.\n"
+    header, first, *_ = run("search", "papers", "--vector-file", query, "--k", "1").output.splitlines()
+    assert (header, first.split("\t")[1]) == ("distance\tid", "7")
+    assert run("drop-prefix", "papers", "embedding_8").output == "Dropped embedding_8 from papers.\n"
+    assert json.loads(run("status", "--json").output) == []
+
+
+def test_create_table(run: Run, conn: Conn) -> None:
+    arguments = ("create-table", "app.papers", "--full-dims", "32", "--dims", "8", "--model", "m", "--embedding-type")
+    conn.execute("CREATE SCHEMA app")
+    assert run(*arguments, "halfvec").output == "Created app.papers with embedding_8 and its index.\n"
+    (row,) = json.loads(run("status", "app.papers", "--json").output)
+    assert row | {"index_bytes": 0} == {
+        "target": "app.papers",
+        "embedding": "embedding",
+        "prefix": "embedding_8",
+        "kind": "truncate",
+        "dims": 8,
+        "distance": "cosine",
+        "model": "m",
+        "full_dims": 32,
+        "embedding_type": "halfvec",
+        "maintained": True,
+        "index": f"app.{INDEX}",
+        "index_bytes": 0,
+        "rows": 0,
+        "missing": 0,
+        "impossible": 0,
+    }
+    assert run(*arguments, "halfvec").stderr == 'Error: relation "papers" already exists\n'
+
+
+def test_create_table_installs_what_is_missing(bare_dsn: str) -> None:
+    assert invoke(bare_dsn, "create-table", "papers", "--full-dims", "32", "--dims", "8").exit_code == 0
+    assert invoke(bare_dsn, "install").output == "mrl-pg 0.1 is installed already.\n"
+
+
+def test_migrate(bare_dsn: str) -> None:
+    sized = ("--table", "papers", "--full-dims", "32", "--dims", "8")
+    assert invoke(bare_dsn, "migrate", *sized).output == "The migrations are applied.\n"
+    assert invoke(bare_dsn, "migrate", *sized).output == "The migrations are applied.\n"
+    (row,) = json.loads(invoke(bare_dsn, "status", "--json").output)
+    assert (row["target"], row["prefix"], row["index"]) == ("papers", "embedding_8", INDEX)
+    again = invoke(bare_dsn, "migrate", "--table", "articles")
+    assert again.exit_code == 1
+    assert again.stderr.endswith("Run: mrl-pg create-table articles --full-dims 1536 --dims 256\n")
+    assert invoke(bare_dsn, "migrate", "--downgrade", "--table", "papers").exit_code == 2
+    assert invoke(bare_dsn, "migrate", "--downgrade").output == "The migrations are taken back.\n"
+    assert invoke(bare_dsn, "status").stderr == (
+        "Error: mrl-pg is not installed in this database. Run: mrl-pg install\n"
+    )
+
+
+def test_migrate_prints_its_sql(bare_dsn: str) -> None:
+    printed = invoke("", "migrate", "--full-dims", "32", "--dims", "8", "--sql").output
+    assert "CREATE TABLE documents" in printed
+    assert "mrl.add_prefix" in printed
+    assert "DROP TABLE" in invoke("", "migrate", "--downgrade", "--sql").output
+
+
+@pytest.mark.parametrize("name", ["papers", 'we"ird; drop table x', "a 100% b", "x" * 63])
+def test_what_is_printed_does_what_the_command_does(bare_dsn: str, name: str) -> None:
+    """Every statement printed by --sql, run one after the other."""
+    statements = [
+        *invoke("", "create-table", name, "--full-dims", "32", "--dims", "8", "--sql").output.split(";\n"),
+        invoke("", "add-prefix", name, "--dims", "4", "--model", "50% off", "--sql").output,
+    ]
+    with psycopg.connect(bare_dsn, autocommit=True) as conn:
+        invoke(bare_dsn, "install")
+        for statement in statements:
+            conn.execute(statement.encode())
+        prefixes = ("embedding_8", "embedding_4")
+        rows = json.loads(invoke(bare_dsn, "status", "--json").output)
+        assert {row["prefix"]: (row["model"], bool(row["index"])) for row in rows} == {
+            "embedding_8": ("", True),
+            "embedding_4": ("50% off", False),
+        }
+        conn.execute(invoke(bare_dsn, "index", name, "--prefix", "embedding_4", "--sql").output.encode())
+        assert invoke(bare_dsn, "index", name, "--prefix", "embedding_4").output.endswith("already, and valid.\n")
+        conn.execute("DO $$ BEGIN EXECUTE (SELECT 'DROP INDEX ' || index FROM mrl.prefixes WHERE dims = 4); END $$")
+        without_concurrency = ("index", name, "--prefix", "embedding_4", "--no-concurrently", "--sql")
+        conn.execute(invoke(bare_dsn, *without_concurrency).output.encode())
+        assert invoke(bare_dsn, "index", name, "--prefix", "embedding_4").output.endswith("already, and valid.\n")
+        for prefix in prefixes:
+            conn.execute(invoke(bare_dsn, "drop-prefix", name, prefix, "--sql").output.encode())
+        assert json.loads(invoke(bare_dsn, "status", "--json").output) == []
+
+
+def test_backfill_prints_its_first_batch(run: Run, papers: Conn) -> None:
+    assert run("backfill", "papers", "--sql").output.count(";") == 1  # there is none
+    without_prefix(papers)
+    for statement in run("backfill", "papers", "--batch-size", "100", "--sql").output.split(";\n"):
+        papers.execute(statement.encode())
+    assert missing(papers) == 400
+
+
+def test_backfill_tells_what_cannot_be_filled(run: Run, papers: Conn) -> None:
+    without_prefix(papers)
+    papers.execute("UPDATE papers SET embedding = array_fill(0, ARRAY[32])::vector WHERE id IN (3, 5)")
+    lines = run("backfill", "papers").output.splitlines()
+    assert lines[0].startswith("Filled embedding_8 of 498 rows in ")
+    assert lines[1] == "2 rows cannot have a prefix (zero, or too short). Their keys: 3, 5"
+    assert json.loads(run("backfill", "papers", "--json").output) | {"seconds": 0} == {
+        "prefix": "embedding_8",
+        "total": 2,
+        "filled": 0,
+        "impossible": 2,
+        "impossible_keys": [3, 5],
+        "last_key": 5,
+        "seconds": 0,
+        "dry_run": False,
+    }
+
+
+def test_backfill_tells_what_is_left(run: Run, papers: Conn) -> None:
+    without_prefix(papers)
+    lines = run("backfill", "papers", "--max-rows", "300").output.splitlines()
+    assert lines[-1] == "200 rows are left. Next: mrl-pg backfill papers --prefix embedding_8"
+    assert missing(papers) == 200
+
+
+def test_index_takes_the_graph(run: Run, papers: Conn) -> None:
+    output = run("index", "papers", "--m", "8", "--ef-construction", "40", "--no-concurrently").output
+    assert output.startswith("Built papers_embedding_8_halfvec_cosine_ops_m8_ef40_idx in ")
+
+
+def test_index_tells_what_postgres_has_to_say(run: Run, papers: Conn) -> None:
+    papers.execute("ALTER ROLE postgres SET maintenance_work_mem = '1MB'")
+    try:
+        result = run("index", "papers", "--m", "100", "--ef-construction", "200")
+    finally:
+        papers.execute("ALTER ROLE postgres RESET maintenance_work_mem")
+    assert "hnsw graph no longer fits into maintenance_work_mem" in result.stderr
+    assert "Increase maintenance_work_mem" in result.stderr
+    assert "outside a transaction" not in result.stderr
+
+
+def test_allow_missing(run: Run, papers: Conn) -> None:
+    without_prefix(papers)
+    assert run("index", "papers").exit_code == 1
+    assert run("index", "papers", "--allow-missing").exit_code == 0
