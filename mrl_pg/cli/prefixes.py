@@ -198,7 +198,8 @@ def backfill(
         )
         click.echo(f"{found.impossible:,} rows cannot have a prefix (zero, or too short). Their keys: {keys}")
     which = f"{quote(table)} --prefix {quote(found.prefix)}"
-    if found.done < found.total:
+    # Without a limit, rows that were not met have been filled or deleted by others meanwhile.
+    if "max_rows" in given and found.done < found.total:
         click.echo(f"{found.total - found.done:,} rows are left. Next: mrl-pg backfill {which}")
     elif not indexed:
         click.echo(f"Next: mrl-pg index {which}")

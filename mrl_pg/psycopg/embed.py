@@ -172,7 +172,7 @@ def _add_hash_column(conn: Connection[Any], target: TableName, task: Task) -> Ta
             cursor.execute(compiled(AddHashColumn(task)), {})
     except psycopg.errors.LockNotAvailable as error:
         raise EmbedError(
-            f"column {task.hash} could not be added in {_LOCK_TIMEOUT}, because others hold {task.target}. Run it again."
+            f"column {task.hash} could not be added in {_LOCK_TIMEOUT}: others hold {task.target}. Run it again."
         ) from error
     forget(conn, target)
     return replace(task, hashed=True)
