@@ -64,7 +64,7 @@ class SchemaVersionError(MrlError):
 class EmbedError(MrlError):
     """Texts that could not be embedded; what was written before stays, and a rerun goes on from there.
 
-    :ivar refused: positions of the texts that the model does not take (too long), where nothing else is wrong.
+    :ivar refused: positions of the texts that the model does not take, where nothing else is wrong (too long).
     :ivar embeddings: the embeddings of all others then, in their order.
     """
 

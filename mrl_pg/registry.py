@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from mrl_pg.errors import SearchError
 from mrl_pg.install import check_version
 from mrl_pg.spec import Prefix
 
-# How long a connection or engine trusts what it knows of a table. A column that is gone is noticed at once.
+# How long a connection trusts what it knows of a table. What makes a search fail is looked at again at once.
 TARGET_SECONDS = 60.0
 
 # A table as it is named in the catalog, without quotes: "documents", "app.documents" or ("app", "docs.2024").
@@ -55,7 +56,7 @@ def split_name(table: TableName) -> tuple[str | None, str]:
 def read_target(table: TableName, rows: Sequence[Sequence[Any]]) -> Target:
     """Returns the target from the rows of ``statements.DESCRIBE``.
 
-    :raises SearchError: where there is no such table, or it has no prefix.
+    :raises SearchError: where there is no such table.
     :raises SchemaVersionError: where the schema mrl does not suit this package.
     """
     schema, name = split_name(table)
@@ -64,7 +65,8 @@ def read_target(table: TableName, rows: Sequence[Sequence[Any]]) -> Target:
     shown = f"{schema}.{name}" if schema else name
     if not exists:
         raise SearchError(
-            f"table {shown} does not exist. Check the name and the search_path, or run: mrl-pg create-table {shown}"
+            f"table {shown} does not exist. Check the name and the search_path, or run: "
+            f"mrl-pg create-table {quote(shown)} --full-dims 1536 --dims 256"
         )
     return Target(
         schema=schema,
@@ -108,7 +110,7 @@ def choose_prefix(target: Target, prefix: str | None, *, exact: bool = False) ->
     :raises SearchError: where there is none, or it has no valid index (an exact search needs none).
     """
     if not target.prefixes:
-        raise SearchError(f"{target} has no prefix. Run: mrl-pg add-prefix {target} --dims 256")
+        raise SearchError(f"{target} has no prefix. Run: mrl-pg add-prefix {quote(str(target))} --dims 256")
     if prefix is not None:
         named = [p for p in target.prefixes if p.prefix == prefix]
         if not named:
@@ -118,5 +120,8 @@ def choose_prefix(target: Target, prefix: str | None, *, exact: bool = False) ->
     else:
         chosen = next((p for p in target.prefixes if p.index), target.prefixes[0])
     if not exact and chosen.index is None:
-        raise SearchError(f"prefix {chosen.prefix} of {target} has no valid index. Run: mrl-pg index {target}")
+        raise SearchError(
+            f"prefix {chosen.prefix} of {target} has no valid index. "
+            f"Run: mrl-pg index {quote(str(target))} --prefix {quote(chosen.prefix)}"
+        )
     return chosen

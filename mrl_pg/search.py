@@ -13,9 +13,11 @@ Row = TypeVar("Row")
 # pgvector's bounds and its default for hnsw.ef_search.
 MAX_EF_SEARCH = 1000
 DEFAULT_EF_SEARCH = 40
-# Scanned tuples per candidate before a search gives up: filters that keep 0.5 % or more are served in full.
+# Where the index scan gives up: filters that keep 0.5 % or more are served in full, up to what takes some 220 MB
+# (220 bytes a tuple).
 SCAN_TUPLES_PER_CANDIDATE = 200
 MIN_SCAN_TUPLES = 20_000
+MAX_DEFAULT_SCAN_TUPLES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class SearchOptions(TypedDict, total=False):
     :param candidates: rows stage one hands over, at least k; the larger of 100 and 10 * k.
     :param ef_search: size of the HNSW candidate list, 1 to 1000; ``candidates`` within 40 and 1000. It may be
         below ``candidates``: the scan goes on in steps of ef_search.
-    :param max_scan_tuples: where the index scan gives up; the larger of 20,000 and 200 * candidates.
+    :param max_scan_tuples: where the index scan gives up; 200 * candidates within 20,000 and 1,000,000.
     :param exact: compare every row and use no index: the ground truth.
     """
 
@@ -77,12 +79,11 @@ def search_plan(
             "It may be below candidates: the scan goes on in steps of ef_search."
         )
     if max_scan_tuples is None:
-        max_scan_tuples = max(SCAN_TUPLES_PER_CANDIDATE * candidates, MIN_SCAN_TUPLES)
+        tuples = min(SCAN_TUPLES_PER_CANDIDATE * candidates, MAX_DEFAULT_SCAN_TUPLES)
+        max_scan_tuples = max(tuples, MIN_SCAN_TUPLES, 2 * candidates)
     max_scan_tuples = min(_whole("max_scan_tuples", max_scan_tuples), 2**31 - 1)
     if max_scan_tuples < 1:
-        raise SearchError(
-            f"max_scan_tuples must be at least 1, not {max_scan_tuples}. Leave it out for 200 * candidates."
-        )
+        raise SearchError(f"max_scan_tuples must be at least 1, not {max_scan_tuples}. Leave it out for the default.")
     return SearchPlan(k, candidates, ef_search, max_scan_tuples, exact)
 
 

@@ -23,6 +23,8 @@ def query_vector(query: VectorLike, prefix: Prefix) -> FloatArray:
     :raises DimensionError: where its length is not that of the embedding.
     :raises SearchError: where it is not a vector of finite numbers, or has no prefix (zero, beyond fp16).
     """
+    if hasattr(query, "to_numpy"):  # pgvector's own classes, as connections with register_vector return them
+        query = query.to_numpy()
     try:
         array = np.asarray(query, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -5,7 +5,8 @@
  * `mrl-pg install`, op.mrl_install()). Released files are frozen; changes come as steps mrl_pg--A--B.sql.
  *
  * Three rules keep it restorable by pg_dump, which restores with an empty search_path:
- *   - scalar functions have parsed bodies (RETURN ...), plpgsql functions pin the search_path set below;
+ *   - scalar functions have parsed bodies (RETURN ...); plpgsql functions see pg_catalog only and name the rest with
+ *     its schema, so nobody who may create objects in a schema gets their code run by others;
  *   - no NULLIF, IS DISTINCT FROM or CASE x WHEN on vectors: their operator cannot be printed with its schema;
  *   - the registry is the trigger on the user's table, so there are no rows of ours to lose.
  */
@@ -54,10 +55,22 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '0.1'::text;
 COMMENT ON FUNCTION mrl.version() IS 'version of the mrl-pg SQL objects in this database';
 
+-- pgvector -----------------------------------------------------------------------------------------------
+
+CREATE FUNCTION mrl.vector_schema() RETURNS name
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (SELECT n.nspname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = 'vector'::regtype);
+COMMENT ON FUNCTION mrl.vector_schema() IS 'schema that pgvector is in';
+
+CREATE FUNCTION mrl.dims(embedding vector) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN vector_dims(embedding);
+COMMENT ON FUNCTION mrl.dims(vector) IS 'length of an embedding';
+
 -- Prefixes -----------------------------------------------------------------------------------------------
 
 CREATE FUNCTION mrl.unknown_distance(distance text) RETURNS halfvec
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RAISE EXCEPTION 'unknown distance %', coalesce(quote_literal(distance), 'NULL')
@@ -119,17 +132,21 @@ COMMENT ON FUNCTION mrl.is_stale(halfvec, halfvec, integer, text) IS
 -- jsonb_populate_record would keep the columns it met first in a transaction, and after ALTER TABLE in the same
 -- transaction leave the prefix out (renamed) or crash the server (another type).
 CREATE FUNCTION mrl.maintain_prefix() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp  -- it needs no name of pgvector's, and runs for everyone who writes
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     embedding_column name;
     prefix_column name;
 BEGIN
-    SELECT e.attname, p.attname INTO STRICT embedding_column, prefix_column
-    FROM pg_trigger t
-    JOIN pg_attribute e ON e.attrelid = t.tgrelid AND e.attnum = t.tgattr[0]
-    JOIN pg_attribute p ON p.attrelid = t.tgrelid AND p.attnum = t.tgattr[1]
-    WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME;
+    -- The names as they are now, not as they were when a long transaction began.
+    SELECT (pg_identify_object_as_address('pg_class'::regclass, t.tgrelid, t.tgattr[0])).object_names[3],
+           (pg_identify_object_as_address('pg_class'::regclass, t.tgrelid, t.tgattr[1])).object_names[3]
+    INTO embedding_column, prefix_column
+    FROM pg_trigger t WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'prefix of % was added after this transaction began', TG_RELID::regclass
+            USING ERRCODE = 'serialization_failure', HINT = 'Retry the transaction.';
+    END IF;
     EXECUTE format('SELECT r.* FROM jsonb_populate_record($1, jsonb_build_object($2, mrl.prefix(($1).%I, $3, $4)::text)) AS r',
                    embedding_column)
         INTO NEW USING NEW, prefix_column, TG_ARGV[1]::int, TG_ARGV[2];
@@ -208,10 +225,11 @@ GRANT SELECT ON mrl.prefixes TO PUBLIC;
 
 CREATE FUNCTION mrl.count_rows(target regclass, embedding name, prefix name, dims integer, distance text,
                                OUT rows bigint, OUT missing bigint, OUT impossible bigint)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     target_schema oid := (SELECT relnamespace FROM pg_class WHERE oid = target);
+    fillable boolean;
 BEGIN
     -- Row-level security would count some rows only, and run policies that the caller never asked for.
     IF (has_schema_privilege(target_schema, 'USAGE') AND NOT pg_is_other_temp_schema(target_schema) AND NOT row_security_active(target)
@@ -224,6 +242,11 @@ BEGIN
     IF missing <= 10000 THEN
         EXECUTE format('SELECT count(*) FROM %3$s WHERE %1$I IS NOT NULL AND %2$I IS NULL AND mrl.prefix(%1$I, $1, $2) IS NULL',
                        embedding, prefix, target) INTO impossible USING dims, distance;
+    ELSE
+        -- The first row that can have one ends this.
+        EXECUTE format('SELECT EXISTS (SELECT FROM %3$s WHERE %1$I IS NOT NULL AND %2$I IS NULL AND mrl.prefix(%1$I, $1, $2) IS NOT NULL)',
+                       embedding, prefix, target) INTO fillable USING dims, distance;
+        impossible := CASE WHEN NOT fillable THEN missing END;
     END IF;
 END
 $$;
@@ -253,7 +276,7 @@ COMMENT ON COLUMN mrl.status.index IS 'valid HNSW index over the whole prefix co
 COMMENT ON COLUMN mrl.status.rows IS 'rows that have an embedding';
 COMMENT ON COLUMN mrl.status.missing IS 'of these, rows without a prefix';
 COMMENT ON COLUMN mrl.status.impossible IS
-    'of the missing, rows no prefix can be made of (zero, too short); NULL while more than 10,000 are missing';
+    'of the missing, rows no prefix can be made of (zero, too short); NULL while more than 10,000 are missing and some can be filled';
 COMMENT ON COLUMN mrl.status.index_bytes IS 'size of the index';
 GRANT SELECT ON mrl.status TO PUBLIC;
 
@@ -268,7 +291,7 @@ RETURN CASE WHEN length(convert_to(name, 'UTF8')) <= 63 THEN name
 COMMENT ON FUNCTION mrl.shorten(text) IS 'a name that fits 63 bytes: unchanged, or cut to 54 bytes and a hash';
 
 CREATE FUNCTION mrl.check_options(options jsonb, known text[]) RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     unknown text;
@@ -290,7 +313,7 @@ COMMENT ON FUNCTION mrl.check_options(jsonb, text[]) IS 'raises the error for op
 
 CREATE FUNCTION mrl.add_prefix(target regclass, embedding name, dims integer, distance text DEFAULT 'cosine',
                                model text DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS name
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -341,7 +364,7 @@ BEGIN
         RAISE EXCEPTION 'column % of % exists as %, not halfvec(%)', quote_ident(prefix), target, present.type, dims
             USING ERRCODE = 'duplicate_column', HINT = 'Rename or drop it first.';
     END IF;
-    EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I halfvec(%s)', target, prefix, dims);
+    EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I %I.halfvec(%s)', target, prefix, mrl.vector_schema(), dims);
     EXECUTE format(
         'CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE OF %2$I, %3$I ON %4$s FOR EACH ROW '
         'WHEN (mrl.is_stale(NEW.%3$I, NEW.%2$I, %5$s, %6$L)) '
@@ -356,7 +379,7 @@ COMMENT ON FUNCTION mrl.add_prefix(regclass, name, integer, text, text, jsonb) I
 
 -- Which prefix serves: the one named, else the oldest with an index.
 CREATE FUNCTION mrl.find_prefix(target regclass, wanted name) RETURNS mrl.prefixes
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -382,7 +405,7 @@ COMMENT ON FUNCTION mrl.find_prefix(regclass, name) IS
     'a prefix of a table from mrl.prefixes: the one named, or for NULL the oldest with an index';
 
 CREATE FUNCTION mrl.drop_prefix(target regclass, prefix name) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     trigger_name name;
@@ -403,7 +426,7 @@ COMMENT ON FUNCTION mrl.drop_prefix(regclass, name) IS 'drops a prefix: trigger,
 
 CREATE FUNCTION mrl.create_prefix_index(target regclass, prefix name, concurrently boolean DEFAULT true,
                                         options jsonb DEFAULT '{}') RETURNS text
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -435,7 +458,7 @@ BEGIN
         target, prefix,
         (SELECT format('%I.%I', n.nspname, o.opcname) FROM pg_opclass o
          JOIN pg_namespace n ON n.oid = o.opcnamespace JOIN pg_am a ON a.oid = o.opcmethod
-         WHERE a.amname = 'hnsw' AND o.opcname = opclass AND n.nspname = ANY (current_schemas(false))),
+         WHERE a.amname = 'hnsw' AND o.opcname = opclass AND n.nspname = mrl.vector_schema()),
         CASE WHEN m <> 16 OR ef_construction <> 64
              THEN format(' WITH (m = %s, ef_construction = %s)', m, ef_construction) ELSE '' END);
     IF "concurrently" THEN
@@ -460,9 +483,24 @@ RETURN (SELECT array_agg(CASE jsonb_typeof(value)
         FROM jsonb_each(filter));
 COMMENT ON FUNCTION mrl.filter_values(jsonb) IS 'values of a filter as text, in the order of its keys';
 
+-- "=" of a type outside pg_catalog (citext, say) is that of its default btree operator class.
+CREATE FUNCTION mrl.equality(type oid) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce((
+    SELECT format('OPERATOR(%I.=)', n.nspname)
+    FROM pg_type t
+    JOIN pg_opclass c ON c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid) AND c.opcdefault
+    JOIN pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+    JOIN pg_amop a ON a.amopfamily = c.opcfamily AND a.amopstrategy = 3
+                  AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+    JOIN pg_operator o ON o.oid = a.amopopr
+    JOIN pg_namespace n ON n.oid = o.oprnamespace AND n.nspname <> 'pg_catalog'
+    WHERE t.oid = type), '=');
+COMMENT ON FUNCTION mrl.equality(oid) IS 'the equality operator of a type as SQL writes it';
+
 -- Bound, the conditions read their values from the text[] in $2; otherwise the values are quoted literals.
 CREATE FUNCTION mrl.filter_conditions(target regclass, filter jsonb, bound boolean) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     filter_values text[];
@@ -507,9 +545,10 @@ BEGIN
         value := CASE WHEN bound THEN format('($2)[%s]', item.n) ELSE quote_literal(filter_values[item.n]) END;
         conditions := conditions || ' AND ' || CASE jsonb_typeof(item.value)
             WHEN 'null' THEN format('%I IS NULL', item.attname)
-            WHEN 'array' THEN format('(%1$I = ANY (%2$s::%3$s)%4$s)', item.attname, value, format_type(item.typarray, -1),
-                                     CASE WHEN item.value @> 'null' THEN format(' OR %I IS NULL', item.attname) ELSE '' END)
-            ELSE format('%I = %s::%s', item.attname, value, format_type(item.atttypid, -1)) END;
+            WHEN 'array' THEN format('(%1$I %5$s ANY (%2$s::%3$s)%4$s)', item.attname, value, format_type(item.typarray, -1),
+                                     CASE WHEN item.value @> 'null' THEN format(' OR %I IS NULL', item.attname) ELSE '' END,
+                                     mrl.equality(item.atttypid))
+            ELSE format('%I %s %s::%s', item.attname, mrl.equality(item.atttypid), value, format_type(item.atttypid, -1)) END;
     END LOOP;
     RETURN conditions;
 END
@@ -520,7 +559,7 @@ COMMENT ON FUNCTION mrl.filter_conditions(regclass, jsonb, boolean) IS 'conditio
 -- Bound, it reads the query from $1 and the filter's values from $2; otherwise both are quoted literals.
 CREATE FUNCTION mrl.search_statement(target regclass, query vector, k integer, candidates integer, filter jsonb,
                                      prefix name, options jsonb, bound boolean) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -529,6 +568,7 @@ DECLARE
     ef_search integer;
     max_scan_tuples integer;
     spec mrl.prefixes;
+    vector_schema name := mrl.vector_schema();
     source text;
     keys text;          -- id
     keys_of_hits text;  -- mrl_hits.id
@@ -542,7 +582,7 @@ BEGIN
     PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact']);
     exact := coalesce((options ->> 'exact')::boolean, false);
     ef_search := coalesce((options ->> 'ef_search')::int, least(greatest(n, 40), 1000));
-    max_scan_tuples := coalesce((options ->> 'max_scan_tuples')::int, least(greatest(200 * n, 20000), 2147483647));
+    max_scan_tuples := coalesce((options ->> 'max_scan_tuples')::int, least(greatest(20000, least(200 * n, 1000000), 2 * n), 2147483647));
     IF k IS NULL OR k < 1 THEN
         RAISE EXCEPTION 'k must be at least 1, not %', coalesce(k::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'k is the number of rows to return.';
@@ -557,7 +597,7 @@ BEGIN
     END IF;
     IF max_scan_tuples < 1 THEN
         RAISE EXCEPTION 'max_scan_tuples must be at least 1, not %', max_scan_tuples
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for 200 * candidates.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the default.';
     END IF;
     IF query IS NULL THEN
         RAISE EXCEPTION 'query must not be NULL'
@@ -573,7 +613,7 @@ BEGIN
                   HINT = format('Run: SELECT mrl.create_prefix_index(%L, %L) \gexec', target, spec.prefix);
     END IF;
     SELECT string_agg(format('%I', a.attname), ', ' ORDER BY i.n), string_agg(format('mrl_hits.%I', a.attname), ', ' ORDER BY i.n),
-           string_agg(format('mrl_row.%1$I = mrl_hits.%1$I', a.attname), ' AND ' ORDER BY i.n)
+           string_agg(format('mrl_row.%1$I %2$s mrl_hits.%1$I', a.attname, mrl.equality(a.atttypid)), ' AND ' ORDER BY i.n)
     INTO keys, keys_of_hits, keys_match
     FROM pg_index x CROSS JOIN LATERAL unnest(x.indkey::int2[]) WITH ORDINALITY AS i (attnum, n)
     JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = i.attnum
@@ -582,8 +622,8 @@ BEGIN
         RAISE EXCEPTION '% has no primary key', target
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('Run: ALTER TABLE %s ADD PRIMARY KEY (...);', target);
     END IF;
-    IF vector_dims(query) <> spec.full_dims THEN
-        RAISE EXCEPTION 'query has % dimensions, % of % has %', vector_dims(query), quote_ident(spec.embedding), target, spec.full_dims
+    IF mrl.dims(query) <> spec.full_dims THEN
+        RAISE EXCEPTION 'query has % dimensions, % of % has %', mrl.dims(query), quote_ident(spec.embedding), target, spec.full_dims
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of the table, at full size.';
     END IF;
     IF mrl.prefix(query, spec.dims, spec.distance) IS NULL THEN
@@ -592,12 +632,13 @@ BEGIN
     END IF;
 
     conditions := mrl.filter_conditions(target, filter, bound);
-    query_value := format('%s::%s%s', CASE WHEN bound THEN '$1' ELSE quote_literal(query) END,
-                          spec.embedding_type, '(' || spec.full_dims || ')');
-    prefix_value := format('%s::halfvec(%s)',
+    query_value := format('%s::%I.%s%s', CASE WHEN bound THEN '$1' ELSE quote_literal(query) END,
+                          vector_schema, spec.embedding_type, '(' || spec.full_dims || ')');
+    prefix_value := format('%2$s::%1$I.halfvec(%3$s)', vector_schema,
                            CASE WHEN bound THEN format('mrl.prefix($1, %s, %L)', spec.dims, spec.distance)
                                 ELSE quote_literal(mrl.prefix(query, spec.dims, spec.distance)) END, spec.dims);
-    operator := CASE spec.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' WHEN 'inner_product' THEN '<#>' END;
+    operator := format('OPERATOR(%I.%s)', vector_schema,
+                       CASE spec.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' WHEN 'inner_product' THEN '<#>' END);
     IF exact THEN
         -- "+ 0" is no expression of any index, so every row is compared.
         hits := format(
@@ -623,7 +664,7 @@ mrl_settings AS MATERIALIZED (
 mrl_candidates AS MATERIALIZED (
   SELECT %3$s, %4$I
   FROM %5$s
-  WHERE true%6$s
+  WHERE %7$I IS NOT NULL%6$s
   ORDER BY %7$I %8$s (SELECT CASE WHEN mrl_settings.ef_search IS NOT NULL THEN %9$s END FROM mrl_settings)
   LIMIT %10$s),
 mrl_restored AS MATERIALIZED (
@@ -644,18 +685,20 @@ mrl_hits AS MATERIALIZED (
     RETURN format(
 'WITH %s
 SELECT %s, mrl_hits.mrl_distance AS distance, %s AS received
-FROM mrl_hits JOIN %s AS mrl_row ON %s
+FROM mrl_hits JOIN %s AS mrl_row ON %s%s
 ORDER BY mrl_hits.mrl_distance, %s', hits,
         CASE WHEN bound THEN 'mrl_row' ELSE 'mrl_row.*' END,
         CASE WHEN exact THEN '(SELECT count(*) FROM mrl_hits)' ELSE '(SELECT received FROM mrl_restored)' END,
-        source, keys_match, keys_of_hits);
+        source, keys_match,
+        -- The cosine distance of a zero vector.
+        CASE WHEN exact THEN E'\nWHERE mrl_hits.mrl_distance <> ''NaN''' ELSE '' END, keys_of_hits);
 END
 $$;
 COMMENT ON FUNCTION mrl.search_statement(regclass, vector, integer, integer, jsonb, name, jsonb, boolean) IS
     'the search statement as text; mrl.search runs it with $1 and $2 bound, mrl.search_sql shows it with literals';
 
 CREATE FUNCTION mrl.table_of(target anyelement) RETURNS regclass
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     relation oid := (SELECT nullif(typrelid, 0) FROM pg_type WHERE oid = pg_typeof(target));
@@ -672,7 +715,7 @@ COMMENT ON FUNCTION mrl.table_of(anyelement) IS 'table whose row type the argume
 CREATE FUNCTION mrl.search(target anyelement, query vector, k integer DEFAULT 10, candidates integer DEFAULT NULL,
                            filter jsonb DEFAULT '{}', prefix name DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS TABLE (hit anyelement, distance double precision, received bigint)
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN QUERY EXECUTE mrl.search_statement(mrl.table_of(target), query, k, candidates, filter, prefix, options, true)
@@ -684,7 +727,7 @@ COMMENT ON FUNCTION mrl.search(anyelement, vector, integer, integer, jsonb, name
 
 CREATE FUNCTION mrl.search_sql(target anyelement, query vector, k integer DEFAULT 10, candidates integer DEFAULT NULL,
                                filter jsonb DEFAULT '{}', prefix name DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS text
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN mrl.search_statement(mrl.table_of(target), query, k, candidates, filter, prefix, options, false);

@@ -219,12 +219,12 @@ def _print_batch(conn: psycopg.Connection[Any], table: str, prefix: str | None, 
     steps = batches(known, chosen, BackfillProgress(chosen.prefix, 0), batch_size=batch_size, on_batch=lambda _: None)
     cursor = ClientCursor(conn)
     find, values = next(steps)
-    print_sql(cursor.mogrify(compiled(find).encode(), values))
+    print_sql(cursor.mogrify(compiled(find), values))
     try:
-        fill, values = steps.send(cursor.execute(compiled(find).encode(), values).fetchall())
+        fill, values = steps.send(cursor.execute(compiled(find), values).fetchall())
     except StopIteration:
         return
-    print_sql(cursor.mogrify(compiled(fill).encode(), values))
+    print_sql(cursor.mogrify(compiled(fill), values))
 
 
 @click.command(epilog="\b\nExample:\n  mrl-pg index documents")

@@ -99,7 +99,7 @@ def search(
             if show_sql:
                 print_sql(statement)
                 return
-            for (line,) in conn.execute(statement.encode()):
+            for (line,) in conn.execute(statement):
                 click.echo(shortened(line))
             return
         result = mrl.search(conn, table, query, **asked)

@@ -104,10 +104,11 @@ def _run(
                 # The next rows come by the index of the key, whatever stale statistics say of the prefix column:
                 # a sort would read the whole table for every batch. And no batch waits for the disk: one that a
                 # crash of the server takes back is filled by the next run.
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")  # whatever the connection's default
                 cursor.execute(
                     "SELECT set_config('lock_timeout', %s, true), set_config('enable_sort', 'off', true), "
                     "set_config('synchronous_commit', 'off', true)",
-                    (f"{lock_timeout * 1000:.0f}ms",),
+                    (f"{max(1, round(lock_timeout * 1000))}ms",),
                 )
                 return cursor.execute(text, values).fetchall()
         except _TRY_AGAIN as error:
@@ -119,6 +120,12 @@ def _run(
                 ) from error
             # Jittered, so that two programs that meet do not meet again.
             time.sleep(random.uniform(0.05, 0.2) * attempt)  # noqa: S311
+        except psycopg.errors.QueryCanceled as error:
+            raise BackfillError(
+                f"the batch after key {progress.last_key!r} was cancelled ({error.diag.message_primary}); "
+                f"{progress.filled:,} rows are filled and stay so. Run it again, with a smaller --batch-size.",
+                progress.last_key,
+            ) from error
         except psycopg.OperationalError as error:
             raise BackfillError(
                 f"the connection failed after key {progress.last_key!r} ({error}); {progress.filled:,} rows are filled "

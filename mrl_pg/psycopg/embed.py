@@ -10,28 +10,18 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 from typing_extensions import Unpack
 
 from mrl_pg import statements
 from mrl_pg.embed import Embedder, TextFunction, as_embedder, embed_one, estimate_tokens
-from mrl_pg.embedding import (
-    COLUMN,
-    DEFAULT_BATCH_SIZE,
-    AddHashColumn,
-    EmbedProgress,
-    Task,
-    Write,
-    batches,
-    check_model,
-    foreign,
-    read_task,
-    waiting,
-)
+from mrl_pg.embedding import DEFAULT_BATCH_SIZE, EmbedProgress, Write, batches, check_model, read_task
 from mrl_pg.errors import EmbedError, MrlError
 from mrl_pg.psycopg.run import Packed, compiled, execute, execute_many
 from mrl_pg.psycopg.search import Result, describe, forget, search
 from mrl_pg.registry import TableName, choose_prefix, split_name
 from mrl_pg.search import SearchOptions
+from mrl_pg.statements.embedding import VECTOR_COLUMN, AddHashColumn, Task, foreign, waiting
 from mrl_pg.vectors import FloatArray, to_binary
 
 # What adding the column of the hashes waits for other users of the table, who wait behind it.
@@ -66,7 +56,7 @@ def embed(
     :param embedding: column of the embeddings, vector or halfvec.
     :param model: name of the model, where the embedder does not say or calls it otherwise than the table.
     :param batch_size: rows a transaction; the embedder makes its own requests of them.
-    :param limit: stop after so many rows.
+    :param limit: embed at most so many rows.
     :param dry_run: count only: rows, tokens and cost.
     :param on_progress: called after each batch.
     :raises EmbedError: for what the embedder or its API refuses, where the connection breaks, or where the table holds
@@ -161,13 +151,13 @@ def _task(conn: Connection[Any], target: TableName, text_column: str, embedding:
         forget(conn, target)
         known = describe(conn, target)
         name = statements.quoted(*split_name(target))
-        columns = execute(conn, COLUMN.bindparams(target=name, embedding=embedding))
+        columns = execute(conn, VECTOR_COLUMN.bindparams(target=name, embedding=embedding))
     return read_task(known, columns, text_column, embedding, model)
 
 
 def _add_hash_column(conn: Connection[Any], target: TableName, task: Task) -> Task:
     try:
-        with conn.transaction(), Cursor(conn) as cursor:
+        with conn.transaction(), Cursor(conn, row_factory=tuple_row) as cursor:
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
             cursor.execute(compiled(AddHashColumn(task)), {})
     except psycopg.errors.LockNotAvailable as error:
@@ -186,11 +176,11 @@ def _answer(conn: Connection[Any], step: sa.Select[Any] | list[str] | Write, emb
             if not error.refused:
                 raise
             return error.embeddings, error.refused
-    with conn.transaction(), Cursor(conn) as cursor:
+    with conn.transaction(), Cursor(conn, row_factory=tuple_row) as cursor:
         if isinstance(step, Write):
             # With a lock comes the row as it is by then, where other levels fail.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            packed = [{**row, "embedding": Packed(to_binary(row["embedding"]))} for row in step.values]
+            packed = [{**row, "mrl_embedding": Packed(to_binary(row["mrl_embedding"]))} for row in step.values]
             return execute_many(conn, step.statement, packed)
         # The next rows come by the index of the key, whatever statistics say: a sort would read the whole table for
         # every batch.

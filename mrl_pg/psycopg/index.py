@@ -14,7 +14,6 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from sqlalchemy.sql import ClauseElement
-from typing_extensions import LiteralString
 
 from mrl_pg import statements
 from mrl_pg.errors import MrlError
@@ -92,7 +91,7 @@ def create_index(
             else:
                 execute(conn, build)
         forget(conn, target)
-        return index_name(known.name, chosen.prefix, chosen.distance, **graph)
+        return _valid(conn, indexes) or index_name(known.name, chosen.prefix, chosen.distance, **graph)
 
 
 def concurrent_statement(conn: Connection[Any], build: ClauseElement) -> str:
@@ -126,14 +125,14 @@ def _repair(conn: Connection[Any], known: Target, remains: ClauseElement) -> Non
         _run(conn, sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(table))
         drops = execute(conn, remains)
     for (drop,) in drops:
-        _run(conn, drop.encode())
+        _run(conn, drop)
 
 
 def _build_concurrently(
     conn: Connection[Any], known: Target, build: ClauseElement, indexes: ClauseElement, remains: ClauseElement
 ) -> None:
     try:
-        _run(conn, concurrent_statement(conn, build).encode())
+        _run(conn, concurrent_statement(conn, build))
     except psycopg.errors.DuplicateTable:
         if _valid(conn, indexes) is None:
             raise
@@ -150,8 +149,9 @@ def _build_concurrently(
         raise
 
 
-def _run(conn: Connection[Any], statement: LiteralString | bytes | sql.Composed, *values: str) -> Rows:
+def _run(conn: Connection[Any], statement: str | sql.Composed, *values: str) -> Rows:
     with Cursor(conn, row_factory=tuple_row) as cursor:
+        # As str, which psycopg encodes for the connection; the database wrote what is no literal here.
         cursor.execute(statement, values or None)
         return cursor.fetchall() if cursor.description else []
 

@@ -140,8 +140,9 @@ def forget(conn: BaseConnection[Any], target: TableName) -> None:
 
 def _describe(conn: BaseConnection[Any], target: TableName) -> Steps:
     known = _targets.setdefault(conn, {})
-    if target in known and known[target][0] > time.monotonic():
-        return known[target][1]
+    expires, found = known.get(target, (0.0, None))
+    if found is not None and expires > time.monotonic():
+        return found
     if not (yield compiled(statements.PROBE), {})[0][0]:
         raise NotInstalledError()
     schema, name = split_name(target)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, TypeAlias, TypeVar, cast
 
 import sqlalchemy as sa
 from pgvector.sqlalchemy import HALFVEC, VECTOR
@@ -25,13 +24,17 @@ from mrl_pg.sqlalchemy.model import INFO_KEY
 from mrl_pg.vectors import VectorLike, prefixes, query_vector, to_text
 
 Row = TypeVar("Row")
-Filter: TypeAlias = Sequence[ColumnElement[bool]]
+Filter: TypeAlias = Sequence[ColumnElement[bool]] | ColumnElement[bool]
+# scoped_session stands for the Session of a thread or request.
+AnySession: TypeAlias = orm.Session | orm.scoped_session[Any] | sa.Connection
+Conditions: TypeAlias = tuple[ColumnElement[bool], ...]
 
-_targets: WeakKeyDictionary[sa.Engine, dict[tuple[str | None, str], tuple[float, Target]]] = WeakKeyDictionary()
+# Where a DBAPI connection keeps what it knows of tables (Connection.info): one thread at a time has it.
+_TARGETS = "mrl_pg_targets"
 
 
 def search(
-    session: orm.Session | sa.Connection,
+    session: AnySession,
     target: type[Row] | sa.Table,
     query: VectorLike,
     *,
@@ -44,7 +47,7 @@ def search(
     :param session: a Session, whose hits carry model instances, or a Connection, whose hits carry mappings.
     :param target: mapped class or Table.
     :param query: full embedding (full_dims,) of any float type.
-    :param filter: conditions on the target, all of which must hold: ``[Document.lang == "en"]``.
+    :param filter: conditions on the target, all of which must hold: ``[Document.lang == "en"]``, or a single one.
     :param prefix: prefix column to use; the oldest with a valid index if None.
     :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``: see
         :class:`mrl_pg.search.SearchOptions`.
@@ -74,7 +77,7 @@ async def search_async(
 
 
 def search_many(
-    session: orm.Session | sa.Connection,
+    session: AnySession,
     target: type[Row] | sa.Table,
     queries: Iterable[VectorLike],
     *,
@@ -95,7 +98,7 @@ def search_many(
     source, rows = _searched(session, target, prefix, plan, filter, _search_many, parameters)
     grouped: dict[int, list[sa.Row[Any]]] = {n: [] for n in range(1, len(queries) + 1)}
     for row in rows:
-        grouped[row.n].append(row)
+        grouped[row[-1]].append(row)
     return [_result(source, grouped[n], plan) for n in grouped]
 
 
@@ -137,8 +140,11 @@ def search_statement(
         wanted = "no prefix" if prefix is None else f"no prefix {prefix!r}"
         raise SearchError(f"{source.table.name} declares {wanted}. Add it to __matryoshka__, or use search().")
     # Unique, so that the statement composes with others that have a parameter of that name.
+    where = _conditions(filter)
     full, short = (sa.bindparam("mrl", text, type_=sa.Text(), unique=True) for text in _texts(query, chosen))
-    found, _ = statements.hits(source.table, source.key, chosen, plan, query=full, prefix_query=short, where=filter)
+    found, _ = statements.hits(
+        source.table, source.key, chosen, plan, query=full, prefix_query=short, source=target, where=where
+    )
     return statements.joined(found, source.key, [target], target)
 
 
@@ -146,7 +152,9 @@ class _Source:
     """What is searched: the table that holds the embedding, its key, and what is returned of a row."""
 
     def __init__(self, target: Any) -> None:
-        inspected = sa.inspect(target)
+        inspected = sa.inspect(target, raiseerr=False)
+        if not isinstance(inspected, orm.Mapper | sa.Table):
+            raise SearchError(f"cannot search {target!r}. Pass a mapped class or a Table.")
         self.entity = target
         self.mapper = inspected if isinstance(inspected, orm.Mapper) else None
         self.table: sa.Table = self.mapper.local_table if self.mapper else target  # type: ignore[assignment]
@@ -163,11 +171,11 @@ class _Source:
 # One for each target, so that statements built for it are found again.
 _source: Callable[[Any], _Source] = lru_cache(maxsize=256)(_Source)
 
-Build: TypeAlias = Callable[[_Source, Prefix, SearchPlan, Filter], sa.Select[Any]]
+Build: TypeAlias = Callable[[_Source, Prefix, SearchPlan, Conditions], sa.Select[Any]]
 
 
 def _searched(
-    session: orm.Session | sa.Connection,
+    session: AnySession,
     target: Any,
     prefix: str | None,
     plan: SearchPlan,
@@ -175,16 +183,17 @@ def _searched(
     build: Build,
     parameters: Callable[[Prefix], dict[str, Any]],
 ) -> tuple[_Source, Sequence[sa.Row[Any]]]:
+    where = _conditions(filter)
     source = _source(target)
-    if isinstance(session, orm.Session):
+    if isinstance(session, sa.Connection):
+        # A Connection knows no model instances.
+        source, connection = _source(source.table), session
+    else:
         # With the mapper, so that a session that routes by get_bind() asks the database it would search.
         bind_arguments = {"mapper": source.mapper} if source.mapper else {}
         connection = session.connection(bind_arguments=bind_arguments)
-    else:
-        # A Connection knows no model instances.
-        source, connection = _source(source.table), session
     while True:
-        fresh = _name(connection, source.table) not in _targets.get(connection.engine, {})
+        fresh = _name(connection, source.table) not in connection.info.get(_TARGETS, {})
         known = describe(connection, source.table)
         try:
             chosen = choose_prefix(known, prefix, exact=plan.exact)
@@ -194,26 +203,39 @@ def _searched(
             if fresh:
                 raise
     values = parameters(chosen)
-    statement = build(source, chosen, plan, filter) if filter else _unfiltered(build, source, chosen, plan)
+    statement = build(source, chosen, plan, where) if where else _unfiltered(build, source, chosen, plan)
     try:
-        if isinstance(session, orm.Session):
-            return source, session.execute(statement, values, bind_arguments=bind_arguments).all()
-        return source, session.execute(statement, values).all()
+        if isinstance(session, sa.Connection):
+            return source, session.execute(statement, values).all()
+        result = session.execute(statement, values, bind_arguments=bind_arguments)
+        # A model may load collections by a join, which repeats rows.
+        return source, result.unique().all() if source.mapper else result.all()
     except sa.exc.ProgrammingError:
         # The table may have changed since it was described; the next search looks again.
         forget(connection, source.table)
         raise
 
 
+def _conditions(filter: Filter) -> Conditions:
+    # A condition has no truth value, so "if filter" would pass over one that came without a list.
+    if isinstance(filter, ColumnElement):
+        return (filter,)
+    if isinstance(filter, str | Mapping) or not all(isinstance(part, ColumnElement) for part in filter):
+        raise SearchError(f"filter must be conditions on the target, not {filter!r}. Pass [Document.lang == 'en'].")
+    return tuple(filter)
+
+
 def describe(connection: sa.Connection, table: sa.Table) -> Target:
     """Returns what the database knows of a table: its key, columns and prefixes.
 
-    Schemas are translated as the connection translates them (schema_translate_map).
+    Schemas are translated as the connection translates them (schema_translate_map). Where the search_path decides
+    which table a name means, tables of one name are taken to have the same prefixes.
     """
     schema, name = _name(connection, table)
-    known = _targets.setdefault(connection.engine, {})
-    if (schema, name) in known and known[schema, name][0] > time.monotonic():
-        return known[schema, name][1]
+    known = connection.info.setdefault(_TARGETS, {})
+    expires, found = known.get((schema, name), (0.0, None))
+    if found is not None and expires > time.monotonic():
+        return cast("Target", found)
     if not connection.scalar(statements.PROBE):
         raise NotInstalledError()
     rows = connection.execute(statements.DESCRIBE, {"schema": schema, "name": name}).all()
@@ -223,8 +245,8 @@ def describe(connection: sa.Connection, table: sa.Table) -> Target:
 
 
 def forget(connection: sa.Connection, table: sa.Table) -> None:
-    """Returns nothing; the next search on this engine reads afresh what the database knows of a table."""
-    _targets.get(connection.engine, {}).pop(_name(connection, table), None)
+    """Returns nothing; the next search on this connection reads afresh what the database knows of a table."""
+    connection.info.get(_TARGETS, {}).pop(_name(connection, table), None)
 
 
 def _name(connection: sa.Connection, table: sa.Table) -> tuple[str | None, str]:
@@ -250,7 +272,7 @@ def _texts(query: VectorLike, prefix: Prefix) -> tuple[str, str]:
     return to_text(vector), to_text(prefixes(vector, prefix.dims, prefix.distance))
 
 
-def _search(source: _Source, prefix: Prefix, plan: SearchPlan, filter: Filter) -> sa.Select[Any]:
+def _search(source: _Source, prefix: Prefix, plan: SearchPlan, where: Conditions) -> sa.Select[Any]:
     return statements.search(
         source.table,
         source.key,
@@ -260,11 +282,11 @@ def _search(source: _Source, prefix: Prefix, plan: SearchPlan, filter: Filter) -
         prefix_query=sa.bindparam("mrl_prefix", type_=sa.Text()),
         columns=source.columns,
         source=source.entity,
-        where=filter,
+        where=where,
     )
 
 
-def _search_many(source: _Source, prefix: Prefix, plan: SearchPlan, filter: Filter) -> sa.Select[Any]:
+def _search_many(source: _Source, prefix: Prefix, plan: SearchPlan, where: Conditions) -> sa.Select[Any]:
     return statements.search_many(
         source.table,
         source.key,
@@ -274,7 +296,7 @@ def _search_many(source: _Source, prefix: Prefix, plan: SearchPlan, filter: Filt
         prefix_queries=sa.bindparam("mrl_prefixes", type_=ARRAY(sa.Text)),
         columns=source.columns,
         source=source.entity,
-        where=filter,
+        where=where,
     )
 
 

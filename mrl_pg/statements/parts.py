@@ -36,7 +36,7 @@ def table(target: Target) -> tuple[sa.TableClause, list[ColumnElement[Any]]]:
 
 def column_of(table: sa.FromClause, name: str) -> ColumnElement[Any]:
     """A column of the table, also one that a reflected or mapped table leaves out."""
-    return table.c[name] if name in table.c else sa.column(name, _selectable=table)
+    return next((c for c in table.c if c.name == name), sa.column(name, _selectable=table))
 
 
 def materialized(select: sa.SelectBase, name: str) -> sa.CTE:

@@ -44,12 +44,14 @@ def search(
     :param query: the full query; a parameter of any type that casts to the type of the embedding.
     :param prefix_query: the same for its prefix; an exact search leaves it out.
     :param columns: what to return of the rows found: columns of the table, or a mapped class.
-    :param source: what the columns come from, where that is not the table itself: the mapped class.
+    :param source: what rows come from, where that is not the table itself: the mapped class, whose criteria
+        (single-table inheritance, with_loader_criteria) then belong to stage one too.
     :param where: conditions on the table; they belong to stage one.
     """
-    found, received = hits(table, key, prefix, plan, query=query, prefix_query=prefix_query, where=where)
-    return joined(found, key, columns, table if source is None else source).add_columns(
-        received.label("received"), *(found.c[column.name].label(f"key_{n}") for n, column in enumerate(key))
+    source = table if source is None else source
+    found, received = hits(table, key, prefix, plan, query=query, prefix_query=prefix_query, source=source, where=where)
+    return joined(found, key, columns, source).add_columns(
+        received.label("received"), *(_of(found, column).label(f"key_{n}") for n, column in enumerate(key))
     )
 
 
@@ -61,18 +63,21 @@ def hits(
     *,
     query: ColumnElement[Any],
     prefix_query: ColumnElement[Any],
+    source: Any = None,
     where: Sequence[ColumnElement[bool]] = (),
 ) -> tuple[sa.CTE, ColumnElement[int]]:
     """Returns (mrl_hits, received): the k nearest keys with their ``mrl_distance``, and how many candidates came."""
+    source = table if source is None else source
     # As a subquery the cast runs once, not for every row.
     query = sa.select(sa.cast(query, _full_type(prefix)).label("query")).scalar_subquery()
     if plan.exact:
-        found = materialized(_exact(table, key, prefix, plan, query, where), "mrl_hits")
+        every = _exact(key, prefix, plan, query, table, source, where).subquery("mrl_every")
+        found = materialized(sa.select(*every.c).where(_is_number(every)), "mrl_hits")
         return found, sa.select(sa.func.count()).select_from(found).scalar_subquery()
     before, ours = _settings(plan)
     short = sa.cast(prefix_query, HALFVEC(prefix.dims))
     ready = sa.select(sa.case((ours.c.ef_search.is_not(None), short)).label("prefix")).scalar_subquery()
-    candidates = materialized(_nearest(table, key, prefix, plan, ready, where), "mrl_candidates")
+    candidates = materialized(_nearest(key, prefix, plan, ready, table, source, where), "mrl_candidates")
     restored = _restored(before, candidates)
     received = sa.select(restored.c.received).scalar_subquery()
     return materialized(
@@ -96,6 +101,7 @@ def search_many(
 
     Its rows are those of :func:`search` followed by ``n``, the number of their query (from 1), in its order.
     """
+    source = table if source is None else source
     given = (
         sa.func.unnest(
             sa.cast(queries, ARRAY(_full_type(prefix))), sa.cast(prefix_queries, ARRAY(HALFVEC(prefix.dims)))
@@ -106,28 +112,28 @@ def search_many(
     asked = sa.select(given.c.n.label("mrl_n"), given.c.query, given.c.prefix)
     if plan.exact:
         asked_cte = materialized(asked, "mrl_queries")
-        nearest = _exact(table, key, prefix, plan, asked_cte.c.query, where).add_columns(
+        nearest = _exact(key, prefix, plan, asked_cte.c.query, table, source, where).add_columns(
             sa.literal_column("NULL", sa.BigInteger).label("mrl_received")
         )
     else:
         before, ours = _settings(plan)
         # Every scan waits for the settings, because its query does.
         asked_cte = materialized(asked.join_from(given, ours, ours.c.ef_search.is_not(None)), "mrl_queries")
-        candidates = _nearest(table, key, prefix, plan, asked_cte.c.prefix, where)
+        candidates = _nearest(key, prefix, plan, asked_cte.c.prefix, table, source, where)
         nearest = _reranked(candidates.subquery("mrl_candidates"), key, prefix, plan, asked_cte.c.query).add_columns(
             sa.func.count().over().label("mrl_received")
         )
     each = nearest.correlate(asked_cte).lateral("mrl_nearest")
-    found = materialized(sa.select(asked_cte.c.mrl_n, *each.c).join_from(asked_cte, each, sa.true()), "mrl_hits")
-    statement = joined(found, key, columns, table if source is None else source).add_columns(
+    found = materialized(sa.select(asked_cte.c.mrl_n, *each.c).join_from(asked_cte, each, _is_number(each)), "mrl_hits")
+    statement = joined(found, key, columns, source).add_columns(
         found.c.mrl_received.label("received"),
-        *(found.c[column.name].label(f"key_{n}") for n, column in enumerate(key)),
+        *(_of(found, column).label(f"key_{n}") for n, column in enumerate(key)),
         found.c.mrl_n.label("n"),
     )
     if not plan.exact:
         restored = _restored(before, found)
         statement = statement.where(sa.select(restored.c.received).scalar_subquery().is_not(None))
-    return statement.order_by(None).order_by(found.c.mrl_n, found.c.mrl_distance, *(found.c[c.name] for c in key))
+    return statement.order_by(None).order_by(found.c.mrl_n, found.c.mrl_distance, *(_of(found, c) for c in key))
 
 
 def joined(found: sa.CTE, key: Key, columns: Sequence[Any], source: Any) -> sa.Select[Any]:
@@ -135,11 +141,11 @@ def joined(found: sa.CTE, key: Key, columns: Sequence[Any], source: Any) -> sa.S
 
     Candidates carry only the key and the embedding; the k rows that are left join back to their table.
     """
-    on = sa.and_(*(column == found.c[column.name] for column in key))
+    on = sa.and_(*(column == _of(found, column) for column in key))
     return (
         sa.select(*columns, found.c.mrl_distance.label("distance"))
         .join_from(source, found, on)
-        .order_by(found.c.mrl_distance, *(found.c[column.name] for column in key))
+        .order_by(found.c.mrl_distance, *(_of(found, column) for column in key))
     )
 
 
@@ -193,38 +199,51 @@ def _restored(before: sa.CTE, candidates: sa.FromClause) -> sa.CTE:
 
 
 def _nearest(
-    table: sa.FromClause,
     key: Key,
     prefix: Prefix,
     plan: SearchPlan,
     operand: ColumnElement[Any],
+    table: sa.FromClause,
+    source: Any,
     where: Sequence[ColumnElement[bool]],
 ) -> sa.Select[Any]:
     """Stage one. relaxed_order may return candidates slightly out of order, which stage two puts right."""
     return (
         sa.select(*key, column_of(table, prefix.embedding))
-        .select_from(table)
-        .where(*where)
+        .select_from(source)
+        # What the index holds: without it a plan that does without the index would find rows that have no prefix.
+        .where(column_of(table, prefix.prefix).is_not(None), *where)
         .order_by(column_of(table, prefix.prefix).op(OPERATORS[prefix.distance])(operand))
         .limit(number(plan.candidates))
     )
+
+
+def _of(found: sa.FromClause, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The same column, after it went through a CTE."""
+    return found.c[str(column.key)]
+
+
+def _is_number(found: sa.FromClause) -> ColumnElement[bool]:
+    """Leaves out zero vectors, whose cosine distance is no number; only exact search meets them."""
+    return found.c.mrl_distance != sa.literal_column("'NaN'", sa.Float)
 
 
 def _reranked(
     candidates: sa.FromClause, key: Key, prefix: Prefix, plan: SearchPlan, query: ColumnElement[Any]
 ) -> sa.Select[Any]:
     """Stage two."""
-    keys = [candidates.c[column.name] for column in key]
-    distance = _distance(candidates.c[prefix.embedding], prefix, query).label("mrl_distance")
+    keys = [_of(candidates, column) for column in key]
+    distance = _distance(column_of(candidates, prefix.embedding), prefix, query).label("mrl_distance")
     return sa.select(*keys, distance).order_by(distance, *keys).limit(number(plan.k))
 
 
 def _exact(
-    table: sa.FromClause,
     key: Key,
     prefix: Prefix,
     plan: SearchPlan,
     query: ColumnElement[Any],
+    table: sa.FromClause,
+    source: Any,
     where: Sequence[ColumnElement[bool]],
 ) -> sa.Select[Any]:
     embedding = column_of(table, prefix.embedding)
@@ -232,7 +251,7 @@ def _exact(
     distance = (_distance(embedding, prefix, query) + sa.literal_column("0")).label("mrl_distance")
     return (
         sa.select(*key, distance)
-        .select_from(table)
+        .select_from(source)
         .where(embedding.is_not(None), *where)
         .order_by(distance, *key)
         .limit(number(plan.k))

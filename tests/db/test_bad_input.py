@@ -100,7 +100,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "max_scan_tuples = 0": (
         {"max_scan_tuples": 0},
-        "max_scan_tuples must be at least 1, not 0. Leave it out for 200 * candidates.",
+        "max_scan_tuples must be at least 1, not 0. Leave it out for the default.",
     ),
     "unknown prefix": ({"prefix": "embedding_512"}, "documents has no prefix 'embedding_512'. It has: embedding_16."),
 }
@@ -210,7 +210,10 @@ def test_no_prefix_and_no_index(conn: Conn) -> None:
     mrl.add_prefix(conn, "documents", dims=DIMS)
     with pytest.raises(SearchError) as raised:
         mrl.search(conn, "documents", QUERY)
-    assert str(raised.value) == "prefix embedding_16 of documents has no valid index. Run: mrl-pg index documents"
+    assert (
+        str(raised.value)
+        == "prefix embedding_16 of documents has no valid index. Run: mrl-pg index documents --prefix embedding_16"
+    )
     assert len(mrl.search(conn, "documents", QUERY, exact=True)) == 0
     # Built by someone else, and noticed at once.
     conn.execute("SELECT mrl.create_prefix_index('documents', 'embedding_16', concurrently => false)")

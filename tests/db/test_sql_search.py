@@ -40,9 +40,9 @@ def tx(module_dsn: str) -> Iterator[Conn]:
 def make(conn: Conn, columns: str = "id int PRIMARY KEY", rows: int = 40, dims: int = 8) -> None:
     """Creates docs with an indexed prefix; its rows have an id from 1, and the vectors of ROWS."""
     conn.execute(f"CREATE TABLE docs ({columns}, embedding vector({FULL}))")
-    conn.execute("SELECT mrl.add_prefix('docs', 'embedding', %s)", [dims])
+    conn.execute("SELECT mrl.add_prefix('public.docs', 'embedding', %s)", [dims])
     conn.cursor().executemany("INSERT INTO docs (id, embedding) VALUES (%s, %s)", list(enumerate(ROWS[:rows], start=1)))
-    conn.execute("SELECT mrl.create_prefix_index('docs', %s, false)", [f"embedding_{dims}"])
+    conn.execute("SELECT mrl.create_prefix_index('public.docs', %s, false)", [f"embedding_{dims}"])
 
 
 def fails(conn: Conn, query: str, *values: Any) -> tuple[str, str | None]:
@@ -196,20 +196,20 @@ def test_a_search_for_each_row_of_a_query(tx: Conn) -> None:
 def test_the_oldest_prefix_with_an_index_serves(tx: Conn) -> None:
     make(tx, rows=5)
     for dims in (16, 4, 2):
-        tx.execute("SELECT mrl.add_prefix('docs', 'embedding', %s)", [dims])
+        tx.execute("SELECT mrl.add_prefix('public.docs', 'embedding', %s)", [dims])
 
     def serving(**arguments: Any) -> str:
         ((text,),) = tx.execute(f"SELECT {call('search_sql', **arguments)}").fetchall()
-        return str(text).split("ORDER BY ")[1].split(" <=>")[0]
+        return str(text).split("ORDER BY ")[1].split(" OPERATOR")[0]
 
     assert serving() == "embedding_8"
     tx.execute("DROP INDEX docs_embedding_8_halfvec_cosine_ops_idx")
     for dims in (2, 4, 16):
-        hint = f"Run: SELECT mrl.create_prefix_index('docs', 'embedding_{8 if dims == 2 else dims}') \\gexec"
+        hint = f"Run: SELECT mrl.create_prefix_index('public.docs', 'embedding_{8 if dims == 2 else dims}') \\gexec"
         arguments = {} if dims == 2 else {"prefix": f"embedding_{dims}"}
-        message = f"prefix embedding_{8 if dims == 2 else dims} of docs has no valid index"
+        message = f"prefix embedding_{8 if dims == 2 else dims} of public.docs has no valid index"
         assert fails(tx, f"SELECT {call('search_sql', **arguments)}") == (message, hint)
-        tx.execute("SELECT mrl.create_prefix_index('docs', %s, false)", [f"embedding_{dims}"])
+        tx.execute("SELECT mrl.create_prefix_index('public.docs', %s, false)", [f"embedding_{dims}"])
         assert serving() == f"embedding_{dims}"
     assert serving(prefix="embedding_2") == "embedding_2"
     assert ids(tx, prefix="embedding_8", options={"exact": True}, k=1) == [1]
@@ -322,10 +322,10 @@ def test_filters_that_are_refused(tx: Conn, function: str) -> None:
         "[]": ("filter must be a JSON object, not array", OBJECT_HINT),
         "null": ("filter must be a JSON object, not null", OBJECT_HINT),
         '"lang = 1"': ("filter must be a JSON object, not string", OBJECT_HINT),
-        '{"nothing": 1}': ("column nothing of docs does not exist", COLUMNS_HINT),
-        '{"Lang": "en"}': ('column "Lang" of docs does not exist', COLUMNS_HINT),
-        '{"ctid": "(0,1)"}': ("column ctid of docs does not exist", COLUMNS_HINT),
-        '{"lang\' OR true": 1}': ('column "lang\' OR true" of docs does not exist', COLUMNS_HINT),
+        '{"nothing": 1}': ("column nothing of public.docs does not exist", COLUMNS_HINT),
+        '{"Lang": "en"}': ('column "Lang" of public.docs does not exist', COLUMNS_HINT),
+        '{"ctid": "(0,1)"}': ("column ctid of public.docs does not exist", COLUMNS_HINT),
+        '{"lang\' OR true": 1}': ('column "lang\' OR true" of public.docs does not exist', COLUMNS_HINT),
         '{"lang": {"eq": "en"}}': ("filter on lang holds an object or a nested array", NESTED_HINT),
         '{"lang": [["en"]]}': ("filter on lang holds an object or a nested array", NESTED_HINT),
         '{"lang": ["en", {}]}': ("filter on lang holds an object or a nested array", NESTED_HINT),
@@ -342,8 +342,8 @@ def test_filter_values_that_postgres_refuses(tx: Conn) -> None:
         '{"year": [2024, 7.5]}': 'invalid input syntax for type integer: "7.5"',
         '{"year": "x"}': 'invalid input syntax for type integer: "x"',
         '{"year": true}': 'invalid input syntax for type integer: "true"',
-        '{"mood": "angry"}': 'invalid input value for enum mood: "angry"',
-        '{"dom": "quiet"}': 'value for domain shout violates check constraint "shout_check"',
+        '{"mood": "angry"}': 'invalid input value for enum public.mood: "angry"',
+        '{"dom": "quiet"}': 'value for domain public.shout violates check constraint "shout_check"',
         '{"doc": "text"}': "invalid input syntax for type json",
         '{"j": 1}': "operator does not exist: json = json",
     }.items():
@@ -386,20 +386,22 @@ def test_what_cannot_be_searched(tx: Conn, function: str) -> None:
         ({"options": {"ef_search": 1001}}, "ef_search must be between 1 and 1000, not 1001", EF_HINT),
         ({"options": {"ef_search": "x"}}, 'invalid input syntax for type integer: "x"', None),
         ({"options": {"max_scan_tuples": 0}}, "max_scan_tuples must be at least 1, not 0",
-         "Leave it out for 200 * candidates."),
+         "Leave it out for the default."),
         ({"options": {"exact": "maybe"}}, 'invalid input syntax for type boolean: "maybe"', None),
         ({"options": {"probes": 3}}, "unknown option 'probes'", "Options are ef_search, max_scan_tuples, exact."),
         ({"options": '["exact"]'}, "options must be a JSON object, not array", "Leave options out for the defaults."),
         ({"options": "7"}, "options must be a JSON object, not number", "Leave options out for the defaults."),
-        ({"prefix": "embedding_4"}, "docs has no prefix embedding_4", "It has: embedding_8."),
+        ({"prefix": "embedding_4"}, "public.docs has no prefix embedding_4", "It has: embedding_8."),
         ({"query": None}, "query must not be NULL", "Give the full embedding, for example '[0.1, 0.2, ...]'."),
-        ({"query": "[1,2]"}, "query has 2 dimensions, embedding of docs has 32", FULL_SIZE),
+        ({"query": "[1,2]"}, "query has 2 dimensions, embedding of public.docs has 32", FULL_SIZE),
         ({"query": ZERO}, "query has no prefix of 8 dimensions for cosine", NO_PREFIX),
         ({"query": ROWS[0].replace("[", "[70000,", 1).rpartition(",")[0] + "]", "target": "wide"},
          "query has no prefix of 8 dimensions for l2", NO_PREFIX),
         ({"query": "[1,2]", "target": "loose"}, "query has no prefix of 8 dimensions for cosine", NO_PREFIX),
-        ({"target": "keyless"}, "keyless has no primary key", "Run: ALTER TABLE keyless ADD PRIMARY KEY (...);"),
-        ({"target": "bare"}, "bare has no prefix", "Run: SELECT mrl.add_prefix('bare', 'embedding', 256);"),
+        ({"target": "keyless"}, "public.keyless has no primary key",
+         "Run: ALTER TABLE public.keyless ADD PRIMARY KEY (...);"),
+        ({"target": "bare"}, "public.bare has no prefix",
+         "Run: SELECT mrl.add_prefix('public.bare', 'embedding', 256);"),
         ({"target": "int"}, "target must be a row of a table, not integer",
          "For example: SELECT (hit).id, distance FROM mrl.search(NULL::documents, ...);"),
     ]  # fmt: skip
