@@ -17,7 +17,10 @@ from mrl_pg.errors import MrlError
 from mrl_pg.registry import Target
 from mrl_pg.spec import Prefix
 
-DEFAULT_BATCH_SIZE = 1_000
+DEFAULT_BATCH_SIZE = 2_000
+# The first batch is small, because nobody knows yet what a row costs; then row locks are held about this long.
+FIRST_BATCH_SIZE = 50
+BATCH_SECONDS = 0.05
 # How many keys of rows without a possible prefix are kept for the report.
 MAX_IMPOSSIBLE_KEYS = 20
 
@@ -48,27 +51,35 @@ class BackfillProgress:
         return self.filled + self.impossible
 
 
+def next_size(size: int, seconds: float, most: int) -> int:
+    """Returns the rows of the next batch after one of ``size`` rows took ``seconds``: for some 50 ms, at most ``most``.
+
+    Where an HNSW index is on the table each row is inserted into it, which takes a hundred times as long.
+    """
+    return max(1, min(most, 2 * size, int(size * BATCH_SECONDS / max(seconds, 1e-6))))
+
+
 def batches(
     target: Target,
     prefix: Prefix,
     progress: BackfillProgress,
     *,
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    batch_size: Callable[[], int],
     max_rows: int | None = None,
     on_batch: Callable[[BackfillProgress], None],
 ) -> Generator[tuple[ClauseElement, dict[str, Any]], Rows, None]:
     """Returns nothing; yields statements with their parameters, takes their rows and keeps ``progress``.
 
     Each statement belongs into a transaction of its own; ``on_batch`` is called between two batches.
+
+    :param batch_size: tells how many rows the next batch takes.
     """
-    if batch_size < 1:
-        raise MrlError(f"batch_size must be at least 1, not {batch_size}. The default is {DEFAULT_BATCH_SIZE}.")
     if max_rows is not None and max_rows < 1:
         raise MrlError(f"max_rows must be at least 1, not {max_rows}. Leave it out for all rows.")
     table, key = statements.table(target)
     last: dict[str, Any] = {}
     while max_rows is None or progress.done < max_rows:
-        size = batch_size if max_rows is None else min(batch_size, max_rows - progress.done)
+        size = batch_size() if max_rows is None else min(batch_size(), max_rows - progress.done)
         bound = yield statements.backfill_bound(table, key, prefix, size, resume=bool(last)), last
         if not bound:
             return

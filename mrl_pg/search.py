@@ -96,6 +96,8 @@ def read_filter(filter: Mapping[str, Any] | None) -> tuple[FilterShape, dict[str
 
     A value means equality, a list or other sequence any of its elements, None IS NULL; as in mrl.search() in SQL.
     """
+    if filter is not None and not isinstance(filter, Mapping):
+        raise SearchError(f"filter must be a mapping of columns, not {filter!r}. Pass {{'lang': 'en'}}.")
     shape: list[tuple[str, str]] = []
     values: dict[str, Any] = {}
     for n, (column, value) in enumerate((filter or {}).items()):

@@ -688,7 +688,7 @@ SELECT %s, mrl_hits.mrl_distance AS distance, %s AS received
 FROM mrl_hits JOIN %s AS mrl_row ON %s%s
 ORDER BY mrl_hits.mrl_distance, %s', hits,
         CASE WHEN bound THEN 'mrl_row' ELSE 'mrl_row.*' END,
-        CASE WHEN exact THEN '(SELECT count(*) FROM mrl_hits)' ELSE '(SELECT received FROM mrl_restored)' END,
+        CASE WHEN exact THEN '(SELECT count(*) FROM mrl_hits WHERE mrl_distance <> ''NaN'')' ELSE '(SELECT received FROM mrl_restored)' END,
         source, keys_match,
         -- The cosine distance of a zero vector.
         CASE WHEN exact THEN E'\nWHERE mrl_hits.mrl_distance <> ''NaN''' ELSE '' END, keys_of_hits);

@@ -24,8 +24,11 @@ sql_option = click.option("--sql", "show_sql", is_flag=True, help="Print the SQL
 _LONG_VECTOR = re.compile(r"\[((?:[^\],\[\s]+,){3})(?:[^\],\[\s]+,){4,}[^\],\[\s]+\]")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints a table: drawn on a terminal, tab-separated values with a header in a pipe."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, whole: bool = False) -> None:
+    """Prints a table: drawn on a terminal, tab-separated values with a header in a pipe.
+
+    :param whole: where the terminal is too narrow, print the rows one below the other instead of cutting values.
+    """
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             click.echo("\t".join(map(_tsv, row)))
@@ -34,13 +37,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(markup=False, highlight=False, emoji=False)
+    cells = [columns, *([*map(_cell, row)] for row in rows)]
+    if whole and sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True)) > console.width:
+        for row in cells[1:]:
+            for name, cell in zip(columns, row, strict=True):
+                click.echo(f"{name:>{max(map(len, columns))}}  {cell}")
+            click.echo()
+        return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for n, column in enumerate(columns):
         numeric = all(isinstance(row[n], int | float) for row in rows) and bool(rows)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    Console(markup=False, highlight=False, emoji=False).print(table)
+    for row in cells[1:]:
+        table.add_row(*row)
+    console.print(table)
 
 
 def print_json(value: Any) -> None:

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
     from mrl_pg.backfill import BackfillProgress
 
+lock_timeout_option = click.option(
+    "--lock-timeout",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Seconds to wait for the table: everyone who comes later waits behind this.",
+)
 prefix_option = click.option("--prefix", help="Prefix column; needed where the table has several.")
 
 
@@ -28,10 +35,18 @@ prefix_option = click.option("--prefix", help="Prefix column; needed where the t
 @click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
 @distance_option
 @model_option
+@lock_timeout_option
 @dsn_option
 @sql_option
 def add_prefix(
-    table: str, dims: int, embedding: str, distance: Distance, model: str | None, dsn: str, show_sql: bool
+    table: str,
+    dims: int,
+    embedding: str,
+    distance: Distance,
+    model: str | None,
+    lock_timeout: float,
+    dsn: str,
+    show_sql: bool,
 ) -> None:
     """Add a prefix to a table.
 
@@ -47,16 +62,19 @@ def add_prefix(
         print_sql(statements.add_prefix(statements.quoted(*split_name(table)), embedding, dims, distance, model))
         return
     with connected(dsn) as conn:
-        prefix = mrl.add_prefix(conn, table, embedding, dims=dims, distance=distance, model=model)
+        prefix = mrl.add_prefix(
+            conn, table, embedding, dims=dims, distance=distance, model=model, lock_timeout=lock_timeout
+        )
     click.echo(f"Added {prefix} to {table}. Next: mrl-pg backfill {quote(table)} --prefix {quote(prefix)}")
 
 
 @click.command(epilog="\b\nExample:\n  mrl-pg drop-prefix documents embedding_256")
 @click.argument("table")
 @click.argument("prefix")
+@lock_timeout_option
 @dsn_option
 @sql_option
-def drop_prefix(table: str, prefix: str, dsn: str, show_sql: bool) -> None:
+def drop_prefix(table: str, prefix: str, lock_timeout: float, dsn: str, show_sql: bool) -> None:
     """Drop a prefix from a table.
 
     Drops its column, its trigger and its index. That is instant; the embeddings stay, so add-prefix and backfill bring
@@ -70,7 +88,7 @@ def drop_prefix(table: str, prefix: str, dsn: str, show_sql: bool) -> None:
         print_sql(statements.drop_prefix(statements.quoted(*split_name(table)), prefix))
         return
     with connected(dsn) as conn:
-        mrl.drop_prefix(conn, table, prefix)
+        mrl.drop_prefix(conn, table, prefix, lock_timeout=lock_timeout)
     click.echo(f"Dropped {prefix} from {table}.")
 
 
@@ -100,7 +118,7 @@ def status(table: str | None, dsn: str, as_json: bool) -> None:
         print_table(STATUS_COLUMNS, [list(row.values()) for row in rows])
     else:
         columns = ("table", "prefix", "of", "distance", "model", "rows", "without", "index")
-        print_table(columns, [_summary(row) for row in rows])
+        print_table(columns, [_summary(row) for row in rows], whole=True)
         for row in rows:
             if advice := _advice(row):
                 click.echo(advice)
@@ -138,7 +156,11 @@ def _advice(row: dict[str, Any]) -> str | None:
 @click.command(epilog="\b\nExample:\n  mrl-pg backfill documents --batch-size 500 --sleep 0.1")
 @click.argument("table")
 @prefix_option
-@click.option("--batch-size", type=int, help="Rows a transaction; 1,000 if left out.")
+@click.option(
+    "--batch-size",
+    type=int,
+    help="Most rows a transaction; 2,000 if left out, and fewer where they would take over some 50 ms.",
+)
 @click.option("--sleep", type=float, help="Seconds between batches, for the sake of other traffic; none if left out.")
 @click.option("--max-rows", type=int, help="Stop after so many rows.")
 @click.option("--lock-timeout", type=float, help="Seconds to wait for rows that others hold; 1 if left out.")
@@ -157,13 +179,13 @@ def backfill(
     import dataclasses
 
     import mrl_pg.psycopg as mrl
-    from mrl_pg.backfill import DEFAULT_BATCH_SIZE
+    from mrl_pg.backfill import FIRST_BATCH_SIZE
 
     given = {name: value for name, value in options.items() if value is not None}
     latest: BackfillProgress | None = None
     with connected(dsn) as conn:
         if show_sql:
-            _print_batch(conn, table, prefix, given.get("batch_size", DEFAULT_BATCH_SIZE))
+            _print_batch(conn, table, prefix, given.get("batch_size", FIRST_BATCH_SIZE))
             return
         begun = time.monotonic()
         try:
@@ -216,7 +238,9 @@ def _print_batch(conn: psycopg.Connection[Any], table: str, prefix: str | None, 
 
     known = mrl.describe(conn, table)
     chosen = named_prefix(known, prefix)
-    steps = batches(known, chosen, BackfillProgress(chosen.prefix, 0), batch_size=batch_size, on_batch=lambda _: None)
+    steps = batches(
+        known, chosen, BackfillProgress(chosen.prefix, 0), batch_size=lambda: batch_size, on_batch=lambda _: None
+    )
     cursor = ClientCursor(conn)
     find, values = next(steps)
     print_sql(cursor.mogrify(compiled(find), values))

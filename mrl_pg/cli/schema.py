@@ -129,10 +129,11 @@ def create_table(name: str, dsn: str, show_sql: bool, **spec: Any) -> None:
 @click.option("--full-dims", type=int, help="Length of the embeddings; 1536 if left out.")
 @click.option("--dims", type=int, help="Length of their prefix; 256 if left out.")
 @click.option("--downgrade", is_flag=True, help="Take the migrations back: drop the table with all its rows.")
+@click.option("--yes", is_flag=True, help="Do not ask before dropping the table.")
 @dsn_option
 @sql_option
 def migrate(
-    table: str | None, full_dims: int | None, dims: int | None, downgrade: bool, dsn: str, show_sql: bool
+    table: str | None, full_dims: int | None, dims: int | None, downgrade: bool, yes: bool, dsn: str, show_sql: bool
 ) -> None:
     """Run the Alembic migrations that come with mrl-pg.
 
@@ -156,6 +157,8 @@ def migrate(
     if show_sql:
         run("")
         return
+    if downgrade and not yes:
+        click.confirm("This drops the table that the migrations made, with all its rows. Go on?", abort=True)
     with connected(dsn) as conn:
         run(engine_on(conn))
     click.echo("The migrations are taken back." if downgrade else "The migrations are applied.")

@@ -13,7 +13,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from mrl_pg import statements
-from mrl_pg.backfill import DEFAULT_BATCH_SIZE, BackfillProgress, batches
+from mrl_pg.backfill import DEFAULT_BATCH_SIZE, FIRST_BATCH_SIZE, BackfillProgress, batches, next_size
 from mrl_pg.errors import BackfillError, MrlError
 from mrl_pg.psycopg.run import Rows, compiled, execute
 from mrl_pg.psycopg.search import describe, forget
@@ -50,7 +50,7 @@ def backfill(
 
     :param conn: a connection outside a transaction.
     :param prefix: the prefix column; needed where the table has several.
-    :param batch_size: rows a transaction.
+    :param batch_size: most rows a transaction; it takes fewer where they would hold their locks over some 50 ms.
     :param max_rows: stop after so many rows.
     :param sleep: seconds between batches, for the sake of other traffic.
     :param lock_timeout: seconds a batch waits for rows that others hold before it is tried again.
@@ -63,6 +63,8 @@ def backfill(
             "backfill commits every batch, but the connection is in a transaction. "
             "Commit or roll back first, or use a connection in autocommit."
         )
+    if batch_size < 1:
+        raise MrlError(f"batch_size must be at least 1, not {batch_size}. The default is {DEFAULT_BATCH_SIZE}.")
     if sleep < 0 or lock_timeout <= 0:
         raise MrlError(
             f"sleep must be at least 0 and lock_timeout above 0 seconds, not {sleep} and {lock_timeout}. "
@@ -82,11 +84,17 @@ def backfill(
             on_progress(progress)
         time.sleep(sleep)
 
-    steps = batches(known, chosen, progress, batch_size=batch_size, max_rows=max_rows, on_batch=on_batch)
+    size = min(FIRST_BATCH_SIZE, batch_size)
+    steps = batches(known, chosen, progress, batch_size=lambda: size, max_rows=max_rows, on_batch=on_batch)
     try:
         statement, values = next(steps)
         while True:
-            statement, values = steps.send(_run(conn, compiled(statement), values, lock_timeout, progress))
+            done, began = progress.done, time.monotonic()
+            rows = _run(conn, compiled(statement), values, lock_timeout, progress)
+            seconds = time.monotonic() - began
+            statement, values = steps.send(rows)
+            if progress.done > done:
+                size = next_size(size, seconds, batch_size)
     except StopIteration:
         return progress
 

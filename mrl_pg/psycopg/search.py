@@ -119,7 +119,7 @@ def search_sql(
     chosen = choose_prefix(known, prefix, exact=plan.exact)
     vector = query_vector(query, chosen)
     shape, values = read_filter(filter)
-    names = tuple(name for name, _ in known.columns) if columns is None else tuple(columns)
+    names = _names(known, columns)
     parameters = values | {
         "query": to_text(vector),
         "prefix": to_text(prefixes(vector, chosen.dims, chosen.distance)),
@@ -217,7 +217,7 @@ def _searched(
         known = yield from _describe(conn, target)
         try:
             chosen = choose_prefix(known, prefix, exact=plan.exact)
-            names = tuple(name for name, _ in known.columns) if columns is None else tuple(columns)
+            names = _names(known, columns)
             statement = text(known, chosen, plan, names, shape)
         except SearchError:
             forget(conn, target)
@@ -280,6 +280,12 @@ def _search_many_text(
             where=statements.filter_conditions(target, table, shape),
         )
     )
+
+
+def _names(target: Target, columns: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(columns, str):
+        raise SearchError(f"columns must be a sequence of names, not {columns!r}. Pass [{columns!r}].")
+    return tuple(name for name, _ in target.columns) if columns is None else tuple(columns)
 
 
 def _columns(target: Target, table: sa.TableClause, names: tuple[str, ...]) -> list[sa.ColumnElement[Any]]:

@@ -16,6 +16,7 @@ from mrl_pg.statements.catalog import (
     STATUS_COLUMNS,
     UNINSTALL_IF_UNUSED,
     VERSION,
+    set_lock_timeout,
     status,
 )
 from mrl_pg.statements.parts import Key, literal, quoted, table
@@ -49,6 +50,7 @@ __all__ = [
     "quoted",
     "search",
     "search_many",
+    "set_lock_timeout",
     "status",
     "table",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mrl_pg.statements.parts import regclass
+from mrl_pg.statements.parts import materialized, regclass
 
 PROBE = sa.text("SELECT to_regclass('mrl.prefixes') IS NOT NULL")
 VERSION = sa.text("SELECT mrl.version()")
@@ -120,3 +120,9 @@ def status(table: str | None) -> sa.Select[Any]:
     columns = [sa.cast(c, sa.Text).label(c.name) if c.name in ("target", "index") else c for c in view.c]
     rows = sa.select(*columns).order_by(view.c.target, view.c.prefix)
     return rows if table is None else rows.where(view.c.target == regclass(table))
+
+
+def set_lock_timeout(value: str) -> sa.Select[Any]:
+    """Returns the lock_timeout there was, and sets another until the end of the transaction."""
+    before = materialized(sa.select(sa.func.current_setting("lock_timeout").label("value")), "mrl_before")
+    return sa.select(before.c.value, sa.func.set_config("lock_timeout", value, sa.true()))

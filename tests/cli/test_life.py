@@ -103,7 +103,9 @@ def test_migrate(bare_dsn: str) -> None:
     assert again.exit_code == 1
     assert again.stderr.endswith("Run: mrl-pg create-table articles --full-dims 1536 --dims 256\n")
     assert invoke(bare_dsn, "migrate", "--downgrade", "--table", "papers").exit_code == 2
-    assert invoke(bare_dsn, "migrate", "--downgrade").output == "The migrations are taken back.\n"
+    asked = invoke(bare_dsn, "migrate", "--downgrade", input="n\n")
+    assert (asked.exit_code, "with all its rows. Go on?" in asked.output) == (1, True)
+    assert invoke(bare_dsn, "migrate", "--downgrade", "--yes").output == "The migrations are taken back.\n"
     assert invoke(bare_dsn, "status").stderr == (
         "Error: mrl-pg is not installed in this database. Run: mrl-pg install\n"
     )

