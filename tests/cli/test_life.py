@@ -52,7 +52,7 @@ def test_from_a_table_to_its_searches_and_back(run: Run, conn: Conn, query: str)
     assert re.fullmatch(r"Filled embedding_8 of 500 rows in 0\.\d s \([\d,]+ rows/s\)\.", filled)
     assert following == "Next: mrl-pg index papers --prefix embedding_8"
     assert run("search", "papers", "--vector-file", query).stderr == (
-        "Error: prefix embedding_8 of papers has no valid index. Run: mrl-pg index papers\n"
+        "Error: prefix embedding_8 of papers has no valid index. Run: mrl-pg index papers --prefix embedding_8\n"
     )
     assert re.fullmatch(rf"Built {INDEX} in [\d.]+ s\.\n", run("index", "papers").output)
     assert run("index", "papers").output == f"{INDEX} is there already, and valid.\n"
