@@ -102,7 +102,7 @@ def test_not_installed(bare_dsn: str, command: tuple[str, ...]) -> None:
         (("add-prefix", "papers", "--dims", "0", "--sql"), "dims must be between 1 and 4,000, not 0. "),
         (("add-prefix", "papers", "--dims", "32"), "dims must be below the 32 dimensions of embedding, not 32\nHint: "),
         (("add-prefix", "papers", "--dims", "4", "--embedding", "title"), "column title of public.papers is text"),
-        (("drop-prefix", "papers", "nope"), "papers has no prefix nope\nHint: It has: embedding_8.\n"),
+        (("drop-prefix", "papers", "nope"), "public.papers has no prefix nope\nHint: It has: embedding_8.\n"),
         (("backfill", "papers", "--batch-size", "0"), "batch_size must be at least 1, not 0. "),
         (("backfill", "papers", "--sleep", "-1"), "sleep must be at least 0 "),
         (("index", "papers", "--m", "1"), "m must be between 2 and 100, not 1. "),

@@ -52,7 +52,7 @@ def test_explains_every_option(command: str) -> None:
 
 
 def test_defaults_are_those_of_the_verbs() -> None:
-    assert f"Rows a transaction; {DEFAULT_BATCH_SIZE:,} if left out." in help_of("backfill")
+    assert f"Most rows a transaction; {DEFAULT_BATCH_SIZE:,} if left out" in help_of("backfill")
     assert f"Seconds to wait for rows that others hold; {DEFAULT_LOCK_TIMEOUT:g} if left out." in help_of("backfill")
     plan = search_plan()
     assert f"Rows to return; {plan.k} if left out." in help_of("search")

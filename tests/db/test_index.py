@@ -64,7 +64,7 @@ def invalidate(conn: Conn, index: str) -> None:
 
 def test_builds_and_serves(conn: Conn) -> None:
     make(conn, vectors(500, FULL_DIMS))
-    with pytest.raises(SearchError, match=r"no valid index\. Run: mrl-pg index documents$"):
+    with pytest.raises(SearchError, match=r"no valid index\. Run: mrl-pg index documents --prefix embedding_8$"):
         mrl.search(conn, "documents", vectors(1, FULL_DIMS)[0])
     assert mrl.create_index(conn, "documents") == INDEX
     assert indexes(conn) == {INDEX: True}
