@@ -167,10 +167,10 @@ COMMENT ON FUNCTION mrl.operator_class(text) IS 'name of the pgvector operator c
 -- Arguments of a trigger are stored end to end, each closed by a zero byte. A backslash is written as its octal
 -- code first: doubled, as encode() has it, and followed by 000 it would pass for a zero byte.
 CREATE FUNCTION mrl.trigger_arguments(tgargs bytea) RETURNS text[]
-LANGUAGE sql STABLE
-RETURN (SELECT array_agg(convert_from(decode(argument, 'escape'), getdatabaseencoding()) ORDER BY n)
-        FROM unnest(string_to_array(replace(encode(tgargs, 'escape'), '\\', '\134'), '\000')) WITH ORDINALITY AS a (argument, n));
-COMMENT ON FUNCTION mrl.trigger_arguments(bytea) IS 'arguments of a trigger as an array (pg_trigger.tgargs)';
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN string_to_array(replace(encode(tgargs, 'escape'), '\\', '\134'), '\000');
+COMMENT ON FUNCTION mrl.trigger_arguments(bytea) IS
+    'arguments of a trigger (pg_trigger.tgargs) as an array, each as encode(tgargs, ''escape'') writes it';
 
 CREATE VIEW mrl.prefixes AS
 SELECT t.tgrelid::regclass AS target,
@@ -191,7 +191,8 @@ JOIN pg_type et ON et.oid = e.atttypid
 JOIN pg_attribute p ON p.attrelid = t.tgrelid AND p.attnum = t.tgattr[1]
 -- OFFSET 0: parse the arguments of our own triggers only, and once.
 CROSS JOIN LATERAL (
-    SELECT x[1] AS kind, substring(x[2] FROM '^[1-9][0-9]{0,3}$')::int AS dims, x[3] AS distance, x[4] AS model
+    SELECT x[1] AS kind, substring(x[2] FROM '^[1-9][0-9]{0,3}$')::int AS dims, x[3] AS distance,
+           convert_from(decode(x[4], 'escape'), getdatabaseencoding()) AS model
     FROM mrl.trigger_arguments(t.tgargs) AS x OFFSET 0) a
 LEFT JOIN LATERAL (
     SELECT i.indexrelid
@@ -486,7 +487,8 @@ COMMENT ON FUNCTION mrl.filter_values(jsonb) IS 'values of a filter as text, in 
 -- "=" of a type outside pg_catalog (citext, say) is that of its default btree operator class.
 CREATE FUNCTION mrl.equality(type oid) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN coalesce((
+RETURN CASE WHEN (SELECT t.typnamespace = 'pg_catalog'::regnamespace FROM pg_type t WHERE t.oid = type) THEN '='
+ELSE coalesce((
     SELECT format('OPERATOR(%I.=)', n.nspname)
     FROM pg_type t
     JOIN pg_opclass c ON c.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid) AND c.opcdefault
@@ -495,7 +497,7 @@ RETURN coalesce((
                   AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
     JOIN pg_operator o ON o.oid = a.amopopr
     JOIN pg_namespace n ON n.oid = o.oprnamespace AND n.nspname <> 'pg_catalog'
-    WHERE t.oid = type), '=');
+    WHERE t.oid = type), '=') END;
 COMMENT ON FUNCTION mrl.equality(oid) IS 'the equality operator of a type as SQL writes it';
 
 -- Bound, the conditions read their values from the text[] in $2; otherwise the values are quoted literals.
@@ -579,7 +581,9 @@ DECLARE
     operator text;
     hits text;
 BEGIN
-    PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact']);
+    IF options <> '{}' THEN
+        PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact']);
+    END IF;
     exact := coalesce((options ->> 'exact')::boolean, false);
     ef_search := coalesce((options ->> 'ef_search')::int, least(greatest(n, 40), 1000));
     max_scan_tuples := coalesce((options ->> 'max_scan_tuples')::int, least(greatest(20000, least(200 * n, 1000000), 2 * n), 2147483647));

@@ -160,9 +160,7 @@ def bench_search(dsn: str, queries: FloatArray, truth: Any) -> dict[str, list[di
     pool = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
     with orm.Session(pool) as one, orm.Session(pool) as other:
         ways = {
-            "Select run bare": lambda query: [
-                row[0].id for row in one.execute(search_statement(Document, query)).tuples()
-            ],
+            "Select run bare": lambda query: [row[0].id for row in one.execute(search_statement(Document, query))],
             "search": lambda query: [hit.key for hit in search(other, Document, query)],
         }
         compared["SQLAlchemy session"] = compare(queries, truth, ways)
