@@ -12,6 +12,8 @@ from mrl_pg.errors import DimensionError, SearchError
 from mrl_pg.spec import Distance, Prefix
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+# Prefixes: float16, or bool for sign bits.
+PrefixArray: TypeAlias = npt.NDArray[np.float16] | npt.NDArray[np.bool_]
 VectorLike: TypeAlias = Sequence[float] | npt.NDArray[np.floating[Any]]
 
 FP16_MAX = 65_504.0
@@ -47,13 +49,15 @@ def query_vector(query: VectorLike, prefix: Prefix) -> FloatArray:
             "finite as float32."
         )
     head = vector[: prefix.dims]
-    if prefix.distance == "cosine" and not np.any(head):
+    directed = prefix.kind == "binary" or prefix.distance == "cosine"
+    if directed and not np.any(head):
+        what = "a binary prefix" if prefix.kind == "binary" else "cosine"
         raise SearchError(
-            f"the first {prefix.dims} dimensions of the query are zero, and cosine has no direction there. "
+            f"the first {prefix.dims} dimensions of the query are zero, and {what} has no direction there. "
             "Check how the embedding was made."
         )
     # mrl.prefix() in SQL draws the same line for l2 and inner_product.
-    longest = float(np.linalg.norm(head.astype(np.float64))) if prefix.distance != "cosine" else 0.0
+    longest = 0.0 if directed else float(np.linalg.norm(head.astype(np.float64)))
     if prefix.embedding_type == "halfvec":
         longest = max(longest, float(np.abs(vector).max()))
     if longest > FP16_MAX:
@@ -76,12 +80,34 @@ def prefixes(embeddings: npt.NDArray[np.floating[Any]], dims: int, distance: Dis
     return heads.astype(np.float16)
 
 
-def to_text(vector: npt.NDArray[np.floating[Any]]) -> str:
-    """Returns a vector in pgvector's text form, exact for float32 (nine digits) and so for float16."""
+def bits(embeddings: npt.NDArray[np.floating[Any]], dims: int) -> npt.NDArray[np.bool_]:
+    """Returns the sign bits (n, dims) of embeddings (n, full_dims): what mrl.bits() makes in SQL.
+
+    A zero row has no bit set, where SQL has NULL.
+    """
+    return embeddings[..., :dims] > 0
+
+
+def prefixes_of(embeddings: npt.NDArray[np.floating[Any]], prefix: Prefix) -> PrefixArray:
+    """Returns the prefixes (n, dims) of embeddings (n, full_dims), as the kind of the prefix has them."""
+    if prefix.kind == "binary":
+        return bits(embeddings, prefix.dims)
+    return prefixes(embeddings, prefix.dims, prefix.distance)
+
+
+def to_text(vector: npt.NDArray[np.floating[Any]] | npt.NDArray[np.bool_]) -> str:
+    """Returns a vector in pgvector's text form, exact for float32 (nine digits) and so for float16; or a bit string."""
+    if vector.dtype == np.bool_:
+        return "".join(["01"[bit] for bit in vector.tolist()])
     return "[" + ",".join([f"{x:.9g}" for x in vector.tolist()]) + "]"
 
 
-def to_binary(vector: npt.NDArray[np.floating[Any]]) -> bytes:
-    """Returns a vector in pgvector's binary form: int16 dims, int16 zero, then big-endian float32 or float16."""
+def to_binary(vector: npt.NDArray[np.floating[Any]] | npt.NDArray[np.bool_]) -> bytes:
+    """Returns a vector in pgvector's binary form: int16 dims, int16 zero, then big-endian float32 or float16.
+
+    A bit string is in PostgreSQL's: int32 length, then the bits, the first the highest of its byte.
+    """
+    if vector.dtype == np.bool_:
+        return len(vector).to_bytes(4, "big") + np.packbits(vector.astype(np.bool_)).tobytes()
     kind = ">f2" if vector.dtype == np.float16 else ">f4"
     return len(vector).to_bytes(2, "big") + b"\x00\x00" + vector.astype(kind).tobytes()

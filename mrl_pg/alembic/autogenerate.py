@@ -235,6 +235,7 @@ def _drop_index(table: ops.ModifyTableOps, prefix: Prefix, drop: ops.DropIndexOp
             prefix.embedding,
             prefix.dims,
             schema=table.schema,
+            kind=prefix.kind,
             m=int(graph.get("m", DEFAULT_M)),
             ef_construction=int(graph.get("ef_construction", DEFAULT_EF_CONSTRUCTION)),
         )
@@ -242,12 +243,20 @@ def _drop_index(table: ops.ModifyTableOps, prefix: Prefix, drop: ops.DropIndexOp
 
 def _drop_prefix(table: ops.ModifyTableOps | ops.DropTableOp, prefix: Prefix) -> DropPrefixOp:
     return DropPrefixOp(
-        table.table_name, prefix.embedding, prefix.dims, prefix.distance, prefix.model, schema=table.schema
+        table.table_name,
+        prefix.embedding,
+        prefix.dims,
+        prefix.distance,
+        prefix.model,
+        schema=table.schema,
+        kind=prefix.kind,
     )
 
 
 def _add_prefix(table: sa.Table, spec: Matryoshka) -> AddPrefixOp:
-    return AddPrefixOp(table.name, spec.column, spec.dims, spec.distance, spec.model, schema=table.schema)
+    return AddPrefixOp(
+        table.name, spec.column, spec.dims, spec.distance, spec.model, schema=table.schema, kind=spec.kind
+    )
 
 
 def _create_index(
@@ -258,6 +267,7 @@ def _create_index(
         spec.column,
         spec.dims,
         schema=table.schema,
+        kind=spec.kind,
         m=spec.m,
         ef_construction=spec.ef_construction,
         concurrently=concurrently,

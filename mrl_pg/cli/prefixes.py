@@ -11,8 +11,8 @@ import click
 from mrl_pg.cli.connection import connected, dsn_option
 from mrl_pg.cli.errors import Stopped
 from mrl_pg.cli.output import json_option, print_json, print_sql, print_table, progress, size, sql_option
-from mrl_pg.cli.schema import distance_option, model_option
-from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, Distance, check_dims
+from mrl_pg.cli.schema import distance_option, kind_option, model_option
+from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, Distance, Kind, check_dims
 
 if TYPE_CHECKING:
     import psycopg
@@ -26,12 +26,13 @@ prefix_option = click.option("--prefix", help="Prefix column; needed where the t
 @click.argument("table")
 @click.option("--dims", type=int, required=True, help="Length of the prefix.")
 @click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
+@kind_option
 @distance_option
 @model_option
 @dsn_option
 @sql_option
 def add_prefix(
-    table: str, dims: int, embedding: str, distance: Distance, model: str | None, dsn: str, show_sql: bool
+    table: str, dims: int, embedding: str, kind: Kind, distance: Distance, model: str | None, dsn: str, show_sql: bool
 ) -> None:
     """Add a prefix to a table.
 
@@ -43,11 +44,12 @@ def add_prefix(
     from mrl_pg.registry import split_name
 
     if show_sql:
-        check_dims(dims)
-        print_sql(statements.add_prefix(statements.quoted(*split_name(table)), embedding, dims, distance, model))
+        check_dims(dims, kind)
+        name = statements.quoted(*split_name(table))
+        print_sql(statements.add_prefix(name, embedding, dims, distance, model, kind))
         return
     with connected(dsn) as conn:
-        prefix = mrl.add_prefix(conn, table, embedding, dims=dims, distance=distance, model=model)
+        prefix = mrl.add_prefix(conn, table, embedding, dims=dims, distance=distance, model=model, kind=kind)
     click.echo(f"Added {prefix} to {table}. Next: mrl-pg backfill {quote(table)} --prefix {quote(prefix)}")
 
 

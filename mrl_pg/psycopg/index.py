@@ -92,7 +92,7 @@ def create_index(
             else:
                 execute(conn, build)
         forget(conn, target)
-        return index_name(known.name, chosen.prefix, chosen.distance, **graph)
+        return index_name(known.name, chosen.prefix, chosen.distance, chosen.kind, **graph)
 
 
 def concurrent_statement(conn: Connection[Any], build: ClauseElement) -> str:

@@ -10,7 +10,7 @@ from mrl_pg import statements
 from mrl_pg.psycopg.run import check_installed, execute
 from mrl_pg.psycopg.search import forget
 from mrl_pg.registry import TableName, split_name
-from mrl_pg.spec import Distance, check_dims, check_distance
+from mrl_pg.spec import Distance, Kind, check_dims, check_distance
 
 
 def add_prefix(
@@ -21,6 +21,7 @@ def add_prefix(
     dims: int,
     distance: Distance = "cosine",
     model: str | None = None,
+    kind: Kind = "truncate",
 ) -> str:
     """Returns the prefix column after adding it and its trigger; instant, existing rows wait for the backfill.
 
@@ -29,14 +30,15 @@ def add_prefix(
     :param target: table as named in the catalog.
     :param embedding: column of the full embedding, vector or halfvec.
     :param dims: length of the prefix.
-    :raises SpecError: for dims or a distance that cannot be.
+    :param kind: ``truncate``, the first dims as halfvec, or ``binary``, their sign bits.
+    :raises SpecError: for dims, a distance or a kind that cannot be.
     :raises NotInstalledError: where the schema mrl is missing.
     """
-    check_dims(dims)
+    check_dims(dims, kind)
     check_distance(distance)
     check_installed(conn)
     name = statements.quoted(*split_name(target))
-    column: str = execute(conn, statements.add_prefix(name, embedding, dims, distance, model))[0][0]
+    column: str = execute(conn, statements.add_prefix(name, embedding, dims, distance, model, kind))[0][0]
     forget(conn, target)
     return column
 

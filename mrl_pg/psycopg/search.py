@@ -23,7 +23,7 @@ from mrl_pg.psycopg.run import Packed, Rows, Steps, compiled, run, run_async
 from mrl_pg.registry import TARGET_SECONDS, TableName, Target, choose_prefix, read_target, split_name
 from mrl_pg.search import FilterShape, Hit, SearchOptions, SearchPlan, SearchResult, read_filter, search_plan
 from mrl_pg.spec import Prefix
-from mrl_pg.vectors import VectorLike, prefixes, query_vector, to_binary, to_text
+from mrl_pg.vectors import VectorLike, prefixes_of, query_vector, to_binary, to_text
 
 Result: TypeAlias = SearchResult[dict[str, Any]]
 
@@ -122,7 +122,7 @@ def search_sql(
     names = tuple(name for name, _ in known.columns) if columns is None else tuple(columns)
     parameters = values | {
         "query": to_text(vector),
-        "prefix": to_text(prefixes(vector, chosen.dims, chosen.distance)),
+        "prefix": to_text(prefixes_of(vector, chosen)),
     }
     return psycopg.ClientCursor(conn).mogrify(_search_text(known, chosen, plan, names, shape), parameters)
 
@@ -165,7 +165,7 @@ def _search(
 
     def parameters(chosen: Prefix) -> dict[str, Any]:
         vector = query_vector(query, chosen)
-        short = prefixes(vector, chosen.dims, chosen.distance)
+        short = prefixes_of(vector, chosen)
         full = vector.astype(np.float16) if chosen.embedding_type == "halfvec" else vector
         return values | {"query": Packed(to_binary(full)), "prefix": Packed(to_binary(short))}
 
@@ -190,7 +190,7 @@ def _search_many(
 
     def parameters(chosen: Prefix) -> dict[str, Any]:
         vectors = np.stack([query_vector(query, chosen) for query in queries])
-        shorts = prefixes(vectors, chosen.dims, chosen.distance)
+        shorts = prefixes_of(vectors, chosen)
         return values | {"queries": [*map(to_text, vectors)], "prefixes": [*map(to_text, shorts)]}
 
     names, rows = yield from _searched(conn, target, columns, prefix, plan, shape, parameters, _search_many_text)

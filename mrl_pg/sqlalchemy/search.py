@@ -22,7 +22,7 @@ from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefix, read_target
 from mrl_pg.search import Hit, SearchOptions, SearchPlan, SearchResult, search_plan
 from mrl_pg.spec import Matryoshka, Prefix
 from mrl_pg.sqlalchemy.model import INFO_KEY
-from mrl_pg.vectors import VectorLike, prefixes, query_vector, to_text
+from mrl_pg.vectors import VectorLike, prefixes_of, query_vector, to_text
 
 Row = TypeVar("Row")
 Filter: TypeAlias = Sequence[ColumnElement[bool]]
@@ -151,9 +151,9 @@ class _Source:
         self.mapper = inspected if isinstance(inspected, orm.Mapper) else None
         self.table: sa.Table = self.mapper.local_table if self.mapper else target  # type: ignore[assignment]
         self.key = list(self.table.primary_key.columns)
-        self.columns: list[Any] = (
-            [target] if self.mapper else [c for c in self.table.c if not isinstance(c.type, VECTOR | HALFVEC)]
-        )
+        bits = {spec.prefix for spec in self.table.info.get(INFO_KEY, ())}
+        scalars = [c for c in self.table.c if not isinstance(c.type, VECTOR | HALFVEC) and c.name not in bits]
+        self.columns: list[Any] = [target] if self.mapper else scalars
         if not self.key:
             raise SearchError(
                 f"{self.table.name} has no primary key. Run: ALTER TABLE {self.table.name} ADD PRIMARY KEY (...);"
@@ -247,7 +247,7 @@ def _result(source: _Source, rows: Sequence[sa.Row[Any]], plan: SearchPlan) -> S
 def _texts(query: VectorLike, prefix: Prefix) -> tuple[str, str]:
     """Returns a query and its prefix as text, because that is what every driver passes on."""
     vector = query_vector(query, prefix)
-    return to_text(vector), to_text(prefixes(vector, prefix.dims, prefix.distance))
+    return to_text(vector), to_text(prefixes_of(vector, prefix))
 
 
 def _search(source: _Source, prefix: Prefix, plan: SearchPlan, filter: Filter) -> sa.Select[Any]:

@@ -18,7 +18,7 @@ from mrl_pg.statements.catalog import (
     VERSION,
     status,
 )
-from mrl_pg.statements.parts import Key, literal, quoted, table
+from mrl_pg.statements.parts import Key, literal, prefix_type, quoted, table
 from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_prefix, drop_prefix_index
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
@@ -46,6 +46,7 @@ __all__ = [
     "joined",
     "literal",
     "missing",
+    "prefix_type",
     "quoted",
     "search",
     "search_many",

@@ -37,7 +37,11 @@ def backfill_batch(table: sa.TableClause, key: Key, prefix: Prefix, *, resume: b
 
     :param resume: as in :func:`backfill_bound`, whose row goes into the parameters ``bound_0``, ``bound_1``, …
     """
-    made = sa.func.mrl.prefix(column_of(table, prefix.embedding), number(prefix.dims), text(prefix.distance))
+    embedding = column_of(table, prefix.embedding)
+    if prefix.kind == "binary":
+        made = sa.func.mrl.bits(embedding, number(prefix.dims))
+    else:
+        made = sa.func.mrl.prefix(embedding, number(prefix.dims), text(prefix.distance))
     after = [_after(key, "last")] if resume else []
     return (
         sa.update(table)

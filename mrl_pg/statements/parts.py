@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import REGCLASS, dialect
+from pgvector.sqlalchemy import HALFVEC
+from sqlalchemy.dialects.postgresql import BIT, REGCLASS, dialect
 from sqlalchemy.sql import ClauseElement, ColumnElement
 
 from mrl_pg.errors import SearchError
@@ -37,6 +38,11 @@ def table(target: Target) -> tuple[sa.TableClause, list[ColumnElement[Any]]]:
 def column_of(table: sa.FromClause, name: str) -> ColumnElement[Any]:
     """A column of the table, also one that a reflected or mapped table leaves out."""
     return table.c[name] if name in table.c else sa.column(name, _selectable=table)
+
+
+def prefix_type(kind: str, dims: int) -> HALFVEC | BIT:
+    """Returns the type of a prefix column."""
+    return BIT(dims) if kind == "binary" else HALFVEC(dims)
 
 
 def materialized(select: sa.SelectBase, name: str) -> sa.CTE:

@@ -15,7 +15,7 @@ from sqlalchemy.types import NULLTYPE, TypeEngine, UserDefinedType
 from mrl_pg.registry import Target
 from mrl_pg.search import FilterShape, SearchPlan
 from mrl_pg.spec import OPERATORS, Prefix
-from mrl_pg.statements.parts import Key, column_of, materialized, number, text
+from mrl_pg.statements.parts import Key, column_of, materialized, number, prefix_type, text
 
 # Settings that a search carries; the first is the one stage one waits for.
 SETTINGS = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "hnsw.scan_mem_multiplier")
@@ -70,7 +70,7 @@ def hits(
         found = materialized(_exact(table, key, prefix, plan, query, where), "mrl_hits")
         return found, sa.select(sa.func.count()).select_from(found).scalar_subquery()
     before, ours = _settings(plan)
-    short = sa.cast(prefix_query, HALFVEC(prefix.dims))
+    short = sa.cast(prefix_query, prefix_type(prefix.kind, prefix.dims))
     ready = sa.select(sa.case((ours.c.ef_search.is_not(None), short)).label("prefix")).scalar_subquery()
     candidates = materialized(_nearest(table, key, prefix, plan, ready, where), "mrl_candidates")
     restored = _restored(before, candidates)
@@ -98,7 +98,8 @@ def search_many(
     """
     given = (
         sa.func.unnest(
-            sa.cast(queries, ARRAY(_full_type(prefix))), sa.cast(prefix_queries, ARRAY(HALFVEC(prefix.dims)))
+            sa.cast(queries, ARRAY(_full_type(prefix))),
+            sa.cast(prefix_queries, ARRAY(prefix_type(prefix.kind, prefix.dims))),
         )
         .table_valued("query", "prefix", with_ordinality="n", name="given")
         .render_derived()
@@ -205,7 +206,7 @@ def _nearest(
         sa.select(*key, column_of(table, prefix.embedding))
         .select_from(table)
         .where(*where)
-        .order_by(column_of(table, prefix.prefix).op(OPERATORS[prefix.distance])(operand))
+        .order_by(column_of(table, prefix.prefix).op(prefix.operator)(operand))
         .limit(number(plan.candidates))
     )
 
