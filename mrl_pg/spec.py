@@ -11,8 +11,11 @@ from mrl_pg.errors import SpecError
 from mrl_pg.models import default_dims, find_model, prefix_advice
 
 Distance = Literal["cosine", "l2", "inner_product"]
-Kind = Literal["truncate", "binary"]
+Kind = Literal["truncate", "binary", "rotate"]
 EmbeddingType = Literal["vector", "halfvec"]
+
+# What a model or a migration can ask for; a rotation needs rows to learn from.
+DECLARED_KINDS = ("truncate", "binary")
 
 # What pgvector's HNSW can index as halfvec, and what a vector column can hold (as bits HNSW takes 64,000).
 MAX_PREFIX_DIMS = 4_000
@@ -63,6 +66,7 @@ class Prefix:
     model: str | None = None
     index: str | None = None
     maintained: bool = True
+    basis: str | None = None
 
     @property
     def operator(self) -> str:
@@ -170,7 +174,11 @@ class Matryoshka:
 
 def check_dims(dims: int, kind: str = "truncate") -> None:
     """Returns nothing; raises SpecError for a kind that is not one of ours, or a prefix that HNSW cannot index."""
-    if kind not in get_args(Kind):
+    if kind == "rotate":
+        raise SpecError(
+            f"a rotation is learnt from rows that are there, and not declared. Run: mrl-pg rotate TABLE --dims {dims}"
+        )
+    if kind not in DECLARED_KINDS:
         raise SpecError(f"unknown kind {kind!r}. Use truncate or binary.")
     if kind == "binary" and not 1 <= dims <= MAX_FULL_DIMS:
         raise SpecError(

@@ -7,7 +7,7 @@
  * Three rules keep it restorable by pg_dump, which restores with an empty search_path:
  *   - scalar functions have parsed bodies (RETURN ...), plpgsql functions pin the search_path set below;
  *   - no NULLIF, IS DISTINCT FROM or CASE x WHEN on vectors: their operator cannot be printed with its schema;
- *   - the registry is the trigger on the user's table, so there are no rows of ours to lose.
+ *   - the registry is the trigger on the user's table, so there are no rows of ours to lose but those of mrl.bases.
  */
 
 DO $$
@@ -111,6 +111,83 @@ RETURN CASE WHEN vector_dims(embedding) >= dims AND l2_norm(subvector(embedding,
 COMMENT ON FUNCTION mrl.bits(halfvec, integer) IS
     'sign bits of the first dims of an embedding, 1 for positive; NULL where there are none (zero, too short)';
 
+-- A basis is learnt from a sample (mrl-pg rotate) and never changes: what was projected with one must meet queries
+-- projected with the same. Triggers name it by id, which is unique everywhere and so may be cached without an expiry.
+CREATE TABLE mrl.bases (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    target text NOT NULL,
+    embedding text NOT NULL,
+    version integer NOT NULL CHECK (version > 0),
+    full_dims integer NOT NULL,
+    dims integer NOT NULL,
+    distance text NOT NULL,
+    model text NOT NULL,
+    sample integer NOT NULL,
+    seed bigint NOT NULL,
+    kept double precision NOT NULL CHECK (kept BETWEEN 0 AND 1),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    rows vector[] NOT NULL CHECK (cardinality(rows) = dims AND vector_dims(rows[1]) = full_dims),
+    UNIQUE (target, embedding, version)
+);
+-- Floats do not compress, and an uncompressed value is read faster.
+ALTER TABLE mrl.bases ALTER rows SET STORAGE EXTERNAL;
+GRANT SELECT ON mrl.bases TO PUBLIC;
+COMMENT ON TABLE mrl.bases IS 'learnt bases of rotations; their rows are never changed, nor deleted while a prefix uses them';
+COMMENT ON COLUMN mrl.bases.id IS 'what triggers name it by';
+COMMENT ON COLUMN mrl.bases.target IS 'table it was fitted to, as it was named then';
+COMMENT ON COLUMN mrl.bases.embedding IS 'column it was fitted to, as it was named then';
+COMMENT ON COLUMN mrl.bases.version IS 'counts the fits of one embedding; part of the name of the prefix column';
+COMMENT ON COLUMN mrl.bases.full_dims IS 'length of the embedding';
+COMMENT ON COLUMN mrl.bases.dims IS 'length of the prefix: number of directions';
+COMMENT ON COLUMN mrl.bases.distance IS 'cosine: fitted to directions; l2 or inner_product: to the embeddings as they are';
+COMMENT ON COLUMN mrl.bases.model IS 'model that made the embeddings, where it was told';
+COMMENT ON COLUMN mrl.bases.sample IS 'rows it was fitted to';
+COMMENT ON COLUMN mrl.bases.seed IS 'seed of the sample and of the fit';
+COMMENT ON COLUMN mrl.bases.kept IS 'share of the squared norm of the sample that the prefix keeps';
+COMMENT ON COLUMN mrl.bases.created_at IS 'when it was fitted';
+COMMENT ON COLUMN mrl.bases.rows IS 'orthonormal directions, the one that keeps most first';
+
+DO $$
+BEGIN
+    -- Else a dump of the extension would leave the rows out. Refused in a plain installation, which needs it not.
+    PERFORM pg_catalog.pg_extension_config_dump('mrl.bases', '');
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;
+END
+$$;
+
+-- The inner products are made of a copy in memory: as it stands in the table, a long embedding would be fetched from
+-- TOAST once for each direction. For cosine only its direction is projected, so that nothing overflows.
+CREATE FUNCTION mrl.rotate(embedding vector, basis uuid, distance text DEFAULT 'cosine') RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (
+    SELECT mrl.prefix(made.prefix, made.dims, rotate.distance)
+    FROM (SELECT b.dims, ARRAY(SELECT -(axis <#> copy.vector) FROM unnest(b.rows) AS axis)::vector AS prefix
+          FROM mrl.bases AS b
+          CROSS JOIN (SELECT CASE WHEN rotate.distance = 'cosine' THEN l2_normalize(rotate.embedding)
+                                  WHEN vector_norm(rotate.embedding) < 1e30
+                                  THEN subvector(rotate.embedding, 1, vector_dims(rotate.embedding)) END AS vector OFFSET 0) AS copy
+          WHERE b.id = rotate.basis AND b.full_dims = vector_dims(copy.vector) OFFSET 0) AS made);
+COMMENT ON FUNCTION mrl.rotate(vector, uuid, text) IS
+    'first coordinates of an embedding under a basis as halfvec, L2-normalised for cosine; NULL where there are none (zero, of another length, beyond fp16, no such basis)';
+
+CREATE FUNCTION mrl.rotate(embedding halfvec, basis uuid, distance text DEFAULT 'cosine') RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN mrl.rotate(embedding::vector, basis, distance);
+COMMENT ON FUNCTION mrl.rotate(halfvec, uuid, text) IS
+    'first coordinates of an embedding under a basis as halfvec, L2-normalised for cosine; NULL where there are none (zero, of another length, beyond fp16, no such basis)';
+
+-- For drivers: every driver reads bytea, and numpy reads this. Per vector int16 dims, int16 zero, big-endian float32 or float16.
+CREATE FUNCTION mrl.to_bytes(embedding vector) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN vector_send(embedding);
+COMMENT ON FUNCTION mrl.to_bytes(vector) IS 'binary form of a vector';
+
+CREATE FUNCTION mrl.to_bytes(embedding halfvec) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN halfvec_send(embedding);
+COMMENT ON FUNCTION mrl.to_bytes(halfvec) IS 'binary form of a halfvec';
+
 -- The trigger calls maintain_prefix only where this says so: a backfill or an application that writes the
 -- right prefix itself costs no plpgsql.
 CREATE FUNCTION mrl.is_stale(prefix halfvec, embedding vector, dims integer, distance text) RETURNS boolean
@@ -141,18 +218,26 @@ RETURN CASE WHEN prefix IS NULL THEN embedding IS NOT NULL
 COMMENT ON FUNCTION mrl.is_stale(bit, halfvec, integer) IS
     'whether stored sign bits are not those of their embedding (true also for missing ones)';
 
+-- A rotation is not made twice to see whether it has to be made: all but what its backfill has computed is stale.
+CREATE FUNCTION mrl.is_rotated(prefix halfvec, basis text) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN prefix IS NOT NULL AND current_setting('mrl.backfill', true) IS NOT DISTINCT FROM basis;
+COMMENT ON FUNCTION mrl.is_rotated(halfvec, text) IS
+    'whether a prefix comes from the backfill with a basis, which announces itself by the setting mrl.backfill of its transaction';
+
 -- The one place that says what the kinds are made of: trigger, counts and search run what it returns.
-CREATE FUNCTION mrl.prefix_expression(embedding text, kind text, dims integer, distance text) RETURNS text
+CREATE FUNCTION mrl.prefix_expression(embedding text, kind text, dims integer, distance text, basis uuid) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN kind = 'truncate' THEN format('mrl.prefix(%s, %s, %L)', embedding, dims, distance)
             WHEN kind = 'binary' THEN format('mrl.bits(%s, %s)', embedding, dims)
+            WHEN kind = 'rotate' THEN format('mrl.rotate(%s, %L, %L)', embedding, basis, distance)
             ELSE 'NULL' END;
-COMMENT ON FUNCTION mrl.prefix_expression(text, text, integer, text) IS
+COMMENT ON FUNCTION mrl.prefix_expression(text, text, integer, text, uuid) IS
     'SQL expression that makes the prefix of a kind from an expression that is the embedding; NULL for an unknown kind';
 
 CREATE FUNCTION mrl.prefix_type(kind text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN kind = 'truncate' THEN 'halfvec' WHEN kind = 'binary' THEN 'bit' END;
+RETURN CASE WHEN kind IN ('truncate', 'rotate') THEN 'halfvec' WHEN kind = 'binary' THEN 'bit' END;
 COMMENT ON FUNCTION mrl.prefix_type(text) IS 'name of the type of a prefix of a kind; NULL for a kind that mrl-pg does not know';
 
 -- One function for every table. Which columns it serves stands in its trigger by number (tgattr), so renames
@@ -174,7 +259,7 @@ BEGIN
     JOIN pg_attribute p ON p.attrelid = t.tgrelid AND p.attnum = t.tgattr[1]
     WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME;
     EXECUTE format('SELECT r.* FROM jsonb_populate_record($1, jsonb_build_object($2, %s::text)) AS r',
-                   mrl.prefix_expression(format('($1).%I', embedding_column), TG_ARGV[0], TG_ARGV[1]::int, TG_ARGV[2]))
+                   mrl.prefix_expression(format('($1).%I', embedding_column), TG_ARGV[0], TG_ARGV[1]::int, TG_ARGV[2], nullif(TG_ARGV[4], '')::uuid))
         INTO NEW USING NEW, prefix_column;
     RETURN NEW;
 END
@@ -242,14 +327,14 @@ LEFT JOIN LATERAL (
 WHERE t.tgfoid = 'mrl.maintain_prefix'::regproc AND t.tgparentid = 0
   -- Anyone may write a trigger with our function by hand. A strange one must neither break the view for all nor, by
   -- a cast to vector, make those who look at mrl.status run a function of its author.
-  AND t.tgnargs = 5 AND a.dims IS NOT NULL AND mrl.operator_class(a.distance, a.kind) IS NOT NULL
+  AND t.tgnargs = 5 AND a.dims IS NOT NULL AND (a.kind = 'rotate') = (a.basis IS NOT NULL) AND mrl.operator_class(a.distance, a.kind) IS NOT NULL
   AND e.atttypid IN ('vector'::regtype, 'halfvec'::regtype)
   AND p.atttypid = CASE WHEN a.kind = 'binary' THEN 'bit'::regtype ELSE 'halfvec'::regtype END;
 COMMENT ON VIEW mrl.prefixes IS 'every prefix in this database, read from the triggers that keep them';
 COMMENT ON COLUMN mrl.prefixes.target IS 'table';
 COMMENT ON COLUMN mrl.prefixes.embedding IS 'column with the full vector';
 COMMENT ON COLUMN mrl.prefixes.prefix IS 'column with the short vector of stage one';
-COMMENT ON COLUMN mrl.prefixes.kind IS 'how the prefix is made: truncate or binary';
+COMMENT ON COLUMN mrl.prefixes.kind IS 'how the prefix is made: truncate, rotate or binary';
 COMMENT ON COLUMN mrl.prefixes.dims IS 'length of the prefix';
 COMMENT ON COLUMN mrl.prefixes.distance IS 'cosine, l2 or inner_product';
 COMMENT ON COLUMN mrl.prefixes.model IS 'model that made the embeddings, where it was told';
@@ -260,6 +345,29 @@ COMMENT ON COLUMN mrl.prefixes.maintained IS 'false while the trigger is disable
 COMMENT ON COLUMN mrl.prefixes.position IS 'attribute number of the prefix: the lowest with an index serves searches';
 COMMENT ON COLUMN mrl.prefixes.basis IS 'basis of a rotation; NULL for the other kinds';
 GRANT SELECT ON mrl.prefixes TO PUBLIC;
+
+CREATE FUNCTION mrl.keep_basis() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+    used_by text;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        RAISE EXCEPTION 'a basis never changes'
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Fit a new version beside it: mrl-pg rotate TABLE --dims ...';
+    END IF;
+    SELECT string_agg(format('%s.%I', p.target, p.prefix), ', ' ORDER BY p.target::text, p.position) INTO used_by
+    FROM mrl.prefixes p WHERE p.kind = 'rotate' AND (TG_OP = 'TRUNCATE' OR p.basis = OLD.id);
+    IF used_by IS NOT NULL THEN
+        RAISE EXCEPTION 'basis is used by prefix %', used_by
+            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the prefix first: SELECT mrl.drop_prefix(target, prefix);';
+    END IF;
+    RETURN OLD;
+END
+$$;
+COMMENT ON FUNCTION mrl.keep_basis() IS 'trigger function that refuses to change a basis, or to delete one that a prefix uses';
+CREATE TRIGGER keep_basis BEFORE DELETE OR UPDATE ON mrl.bases FOR EACH ROW EXECUTE FUNCTION mrl.keep_basis();
+CREATE TRIGGER keep_bases BEFORE TRUNCATE ON mrl.bases FOR EACH STATEMENT EXECUTE FUNCTION mrl.keep_basis();
 
 CREATE FUNCTION mrl.count_rows(target regclass, embedding name, prefix name, made text,
                                OUT rows bigint, OUT missing bigint, OUT impossible bigint)
@@ -293,12 +401,12 @@ SELECT p.target, p.embedding, p.prefix, p.kind, p.dims, p.distance, p.model, p.f
        n.rows, n.missing, n.impossible
 FROM mrl.prefixes p
 CROSS JOIN LATERAL mrl.count_rows(p.target, p.embedding, p.prefix,
-                                  mrl.prefix_expression(quote_ident(p.embedding), p.kind, p.dims, p.distance)) n;
+                                  mrl.prefix_expression(quote_ident(p.embedding), p.kind, p.dims, p.distance, p.basis)) n;
 COMMENT ON VIEW mrl.status IS 'every prefix with its row counts (reads the tables: filter by target on large databases)';
 COMMENT ON COLUMN mrl.status.target IS 'table';
 COMMENT ON COLUMN mrl.status.embedding IS 'column with the full vector';
 COMMENT ON COLUMN mrl.status.prefix IS 'column with the short vector of stage one';
-COMMENT ON COLUMN mrl.status.kind IS 'how the prefix is made: truncate or binary';
+COMMENT ON COLUMN mrl.status.kind IS 'how the prefix is made: truncate, rotate or binary';
 COMMENT ON COLUMN mrl.status.dims IS 'length of the prefix';
 COMMENT ON COLUMN mrl.status.distance IS 'cosine, l2 or inner_product';
 COMMENT ON COLUMN mrl.status.model IS 'model that made the embeddings, where it was told';
@@ -351,6 +459,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     kind text;
+    basis mrl.bases;
     prefix name;
     type text;
     max_dims integer;
@@ -361,13 +470,33 @@ BEGIN
     IF distance IS NULL OR mrl.operator(distance) IS NULL THEN
         PERFORM mrl.unknown_distance(distance);
     END IF;
-    PERFORM mrl.check_options(options, ARRAY['kind']);
+    PERFORM mrl.check_options(options, ARRAY['kind', 'basis']);
     kind := coalesce(options ->> 'kind', 'truncate');
     IF mrl.prefix_type(kind) IS NULL THEN
         RAISE EXCEPTION 'unknown kind %', quote_literal(kind)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use truncate or binary.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use truncate, binary or rotate.';
     END IF;
-    prefix := mrl.shorten(embedding || '_' || CASE WHEN kind = 'binary' THEN 'bit' ELSE '' END || dims);
+    IF (kind = 'rotate') <> (options ->> 'basis' IS NOT NULL) THEN
+        RAISE EXCEPTION '%', CASE WHEN kind = 'rotate' THEN 'kind rotate needs a basis' ELSE format('kind %s has no basis', kind) END
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('mrl-pg rotate %s --dims %s fits one and adds its prefix.', target, coalesce(dims, 256));
+    END IF;
+    IF kind = 'rotate' THEN
+        SELECT b.* INTO basis FROM mrl.bases b WHERE b.id::text = options ->> 'basis';
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'basis % does not exist', options ->> 'basis'
+                USING ERRCODE = 'undefined_object', HINT = format('Run: mrl-pg rotate %s --dims %s', target, coalesce(dims, 256));
+        END IF;
+        IF (basis.dims, basis.distance) IS DISTINCT FROM (dims, distance)
+           OR (basis.embedding <> embedding::text OR to_regclass(basis.target) <> target) THEN
+            RAISE EXCEPTION 'basis % is of % dims of % of % for %, not of % dims of % of % for %', basis.id,
+                    basis.dims, quote_ident(basis.embedding), basis.target, basis.distance,
+                    coalesce(dims::text, 'NULL'), quote_ident(embedding), target, distance
+                USING ERRCODE = 'invalid_parameter_value', HINT = format('Run: mrl-pg rotate %s --dims %s', target, coalesce(dims, 256));
+        END IF;
+    END IF;
+    prefix := mrl.shorten(embedding || '_' || CASE WHEN kind = 'binary' THEN 'bit' WHEN kind = 'rotate' THEN 'rot' ELSE '' END || dims
+                          || CASE WHEN kind = 'rotate' THEN '_v' || basis.version ELSE '' END);
     type := format('%s(%s)', mrl.prefix_type(kind), dims);
     max_dims := CASE WHEN kind = 'binary' THEN 16000 ELSE 4000 END;
     SELECT t.typname, a.atttypmod INTO source
@@ -396,11 +525,16 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A prefix is shorter than its embedding.';
     END IF;
 
-    SELECT p.embedding, p.kind, p.dims, p.distance, p.model INTO present
+    IF kind = 'rotate' AND source.atttypmod > 0 AND source.atttypmod <> basis.full_dims THEN
+        RAISE EXCEPTION 'basis % is for % dimensions, % has %', basis.id, basis.full_dims, quote_ident(embedding), source.atttypmod
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('Run: mrl-pg rotate %s --dims %s', target, dims);
+    END IF;
+
+    SELECT p.embedding, p.kind, p.dims, p.distance, p.model, p.basis INTO present
     FROM mrl.prefixes p WHERE p.target = target AND p.prefix = prefix;
     IF FOUND THEN
         IF (present.embedding, present.kind, present.dims, present.distance, present.model)
-           = (embedding, kind, dims, distance, coalesce(model, '')) THEN
+           = (embedding, kind, dims, distance, coalesce(model, '')) AND (present.basis = basis.id) IS NOT FALSE THEN
             RETURN prefix;
         END IF;
         RAISE EXCEPTION 'prefix % of % exists as % dims of % for % (model %)', quote_ident(prefix), target,
@@ -416,19 +550,49 @@ BEGIN
         RAISE EXCEPTION 'column % of % exists as %, not %', quote_ident(prefix), target, present.type, type
             USING ERRCODE = 'duplicate_column', HINT = 'Rename or drop it first.';
     END IF;
-    is_stale := format(CASE WHEN kind = 'binary' THEN 'mrl.is_stale(NEW.%I, NEW.%I, %s)' ELSE 'mrl.is_stale(NEW.%I, NEW.%I, %s, %L)' END,
-                       prefix, embedding, dims, distance);
+    is_stale := format(CASE WHEN kind = 'binary' THEN 'mrl.is_stale(NEW.%1$I, NEW.%2$I, %3$s)'
+                            WHEN kind = 'rotate' THEN '(NEW.%1$I IS NOT NULL OR NEW.%2$I IS NOT NULL) AND NOT mrl.is_rotated(NEW.%1$I, %5$L)'
+                            ELSE 'mrl.is_stale(NEW.%1$I, NEW.%2$I, %3$s, %4$L)' END,
+                       prefix, embedding, dims, distance, basis.id);
     EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I %s', target, prefix, type);
     EXECUTE format(
         'CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE OF %2$I, %3$I ON %4$s FOR EACH ROW WHEN (%5$s) '
-        'EXECUTE FUNCTION mrl.maintain_prefix(%6$L, %7$L, %8$L, %9$L, '''')',
+        'EXECUTE FUNCTION mrl.maintain_prefix(%6$L, %7$L, %8$L, %9$L, %10$L)',
         -- Triggers fire in the order of their names: ours after those that may set the embedding.
-        mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, is_stale, kind, dims, distance, coalesce(model, ''));
+        mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, is_stale, kind, dims, distance, coalesce(model, ''),
+        coalesce(basis.id::text, ''));
     RETURN prefix;
 END
 $$;
 COMMENT ON FUNCTION mrl.add_prefix(regclass, name, integer, text, text, jsonb) IS
     'adds a prefix column and the trigger that keeps it; instant, existing rows wait for the backfill; returns the column';
+
+-- The version counts on from those of prefixes that the table has, whatever it was called when they were fitted.
+CREATE FUNCTION mrl.add_basis(target regclass, embedding name, distance text, rows vector[], sample integer, seed bigint,
+                              kept double precision, model text DEFAULT NULL) RETURNS uuid
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+#variable_conflict use_variable
+DECLARE
+    target_name text := (SELECT format('%I.%I', n.nspname, c.relname)
+                         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target);
+    id uuid;
+BEGIN
+    IF distance IS NULL OR mrl.operator(distance) IS NULL THEN
+        PERFORM mrl.unknown_distance(distance);
+    END IF;
+    INSERT INTO mrl.bases (target, embedding, version, full_dims, dims, distance, model, sample, seed, kept, rows)
+    SELECT target_name, embedding, 1 + coalesce(max(b.version), 0), vector_dims(rows[1]), cardinality(rows), distance,
+           coalesce(model, ''), sample, seed, kept, rows
+    FROM mrl.bases b
+    WHERE (b.target, b.embedding) = (target_name, embedding::text)
+       OR b.id IN (SELECT p.basis FROM mrl.prefixes p WHERE p.target = target AND p.embedding = embedding)
+    RETURNING bases.id INTO id;
+    RETURN id;
+END
+$$;
+COMMENT ON FUNCTION mrl.add_basis(regclass, name, text, vector[], integer, bigint, double precision, text) IS
+    'stores a learnt basis as the next version for an embedding column; returns its id, which add_prefix takes as options => {"kind": "rotate", "basis": id}';
 
 -- Which prefix serves: the one named, else the oldest with an index.
 CREATE FUNCTION mrl.find_prefix(target regclass, wanted name) RETURNS mrl.prefixes
@@ -663,7 +827,12 @@ BEGIN
         RAISE EXCEPTION 'query has % dimensions, % of % has %', vector_dims(query), quote_ident(spec.embedding), target, spec.full_dims
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of the table, at full size.';
     END IF;
-    EXECUTE 'SELECT ' || mrl.prefix_expression('$1', spec.kind, spec.dims, spec.distance) || '::text' INTO prefix_value USING query;
+    EXECUTE 'SELECT ' || mrl.prefix_expression('$1', spec.kind, spec.dims, spec.distance, spec.basis) || '::text' INTO prefix_value USING query;
+    IF spec.kind = 'rotate' AND NOT EXISTS (SELECT FROM mrl.bases b WHERE b.id = spec.basis) THEN
+        RAISE EXCEPTION 'basis % of prefix % is not in mrl.bases', spec.basis, quote_ident(spec.prefix)
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('Restore mrl.bases with the table, or run: mrl-pg rotate %s --dims %s', target, spec.dims);
+    END IF;
     IF prefix_value IS NULL THEN
         RAISE EXCEPTION 'query has no prefix of % dimensions for %', spec.dims, spec.distance
             USING ERRCODE = 'invalid_parameter_value', HINT = 'It is too short, zero there, or too long for fp16: check how it was made.';

@@ -170,7 +170,7 @@ def _rewrite(
             operation.info = {name: value for name, value in operation.info.items() if name != INFO_KEY}
         elif isinstance(operation, ops.DropTableOp):
             # So that the downgrade, which is the reverse, adds them again.
-            rewritten += [_drop_prefix(operation, prefix) for prefix in there.values()]
+            rewritten += [_drop_prefix(operation, prefix) for prefix in there.values() if prefix.kind != "rotate"]
         else:
             gone = {o.column_name for o in operation.ops if isinstance(o, ops.DropColumnOp)}
             others, drops = _split(operation, specs, there)
@@ -204,7 +204,9 @@ def _split(
                 indexes += _drop_index(modify, prefix, operation)
             case _:
                 others.append(operation)
-    return others, [*indexes, *(_drop_prefix(modify, p) for name, p in present.items() if name in columns)]
+    # Models do not declare rotations, so nothing follows from their absence there.
+    dropped = [p for name, p in present.items() if name in columns and p.kind != "rotate"]
+    return others, [*indexes, *(_drop_prefix(modify, prefix) for prefix in dropped)]
 
 
 def _worth_telling(drops: Sequence[PrefixOperation], specs: Sequence[Matryoshka]) -> Iterator[PrefixOperation]:
@@ -228,7 +230,7 @@ def _indexed(drop: ops.DropIndexOp, present: Mapping[str, Prefix]) -> Prefix | N
 def _drop_index(table: ops.ModifyTableOps, prefix: Prefix, drop: ops.DropIndexOp) -> Iterator[DropPrefixIndexOp]:
     """Yields the operation for an index of ours; one of the user's own on a prefix is none of our business."""
     index = drop.to_index().dialect_kwargs
-    if index.get("postgresql_using") == "hnsw" and index.get("postgresql_where") is None:
+    if prefix.kind != "rotate" and index.get("postgresql_using") == "hnsw" and index.get("postgresql_where") is None:
         graph = index.get("postgresql_with") or {}
         yield DropPrefixIndexOp(
             table.table_name,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mrl_pg.cli.connection import connected, dsn_option, engine_on
 from mrl_pg.cli.output import print_sql, sql_option
-from mrl_pg.spec import OPERATORS, Kind, Matryoshka
+from mrl_pg.spec import DECLARED_KINDS, OPERATORS, Matryoshka
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -23,7 +23,7 @@ distance_option = click.option(
 model_option = click.option("--model", help="Model that makes the embeddings, for the record.")
 kind_option = click.option(
     "--kind",
-    type=click.Choice(list(get_args(Kind))),
+    type=click.Choice(DECLARED_KINDS),
     default="truncate",
     show_default=True,
     help="truncate: the first dims as halfvec. binary: their sign bits, of some dims or of all.",

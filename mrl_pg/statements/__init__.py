@@ -4,7 +4,16 @@ Names given by users become identifiers of SQLAlchemy, values become parameters.
 (dims, limits) is a literal, checked to be a whole number before it gets here.
 """
 
-from mrl_pg.statements.backfill import backfill_batch, backfill_bound, missing
+from mrl_pg.statements.backfill import (
+    HALFVEC_OID,
+    backfill_batch,
+    backfill_bound,
+    backfill_rows,
+    backfill_write,
+    missing,
+    touch,
+)
+from mrl_pg.statements.basis import BASIS, FIT, add_basis, count_embeddings, embeddings_of, sample
 from mrl_pg.statements.catalog import (
     DESCRIBE,
     INDEX_BUILDERS,
@@ -23,7 +32,10 @@ from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_pre
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
 __all__ = [
+    "BASIS",
     "DESCRIBE",
+    "FIT",
+    "HALFVEC_OID",
     "INDEX_BUILDERS",
     "INDEX_PROGRESS",
     "IS_EXTENSION",
@@ -35,12 +47,17 @@ __all__ = [
     "UNINSTALL_IF_UNUSED",
     "VERSION",
     "Key",
+    "add_basis",
     "add_prefix",
     "backfill_batch",
     "backfill_bound",
+    "backfill_rows",
+    "backfill_write",
+    "count_embeddings",
     "create_prefix_index",
     "drop_prefix",
     "drop_prefix_index",
+    "embeddings_of",
     "filter_conditions",
     "hits",
     "joined",
@@ -48,8 +65,10 @@ __all__ = [
     "missing",
     "prefix_type",
     "quoted",
+    "sample",
     "search",
     "search_many",
     "status",
     "table",
+    "touch",
 ]

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy.dialects.postgresql import BIT, REGCLASS, dialect
 from sqlalchemy.sql import ClauseElement, ColumnElement
+from sqlalchemy.types import UserDefinedType
 
 from mrl_pg.errors import SearchError
 from mrl_pg.registry import Target
@@ -38,6 +39,18 @@ def table(target: Target) -> tuple[sa.TableClause, list[ColumnElement[Any]]]:
 def column_of(table: sa.FromClause, name: str) -> ColumnElement[Any]:
     """A column of the table, also one that a reflected or mapped table leaves out."""
     return table.c[name] if name in table.c else sa.column(name, _selectable=table)
+
+
+class NamedType(UserDefinedType[Any]):
+    """A type that the catalog named (format_type, so it is quoted where it must be)."""
+
+    cache_ok = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_col_spec(self, **_: Any) -> str:
+        return self.name
 
 
 def prefix_type(kind: str, dims: int) -> HALFVEC | BIT:

@@ -13,13 +13,21 @@ from mrl_pg.statements.parts import regclass
 
 
 def add_prefix(
-    table: str, embedding: str, dims: int, distance: str, model: str | None, kind: str = "truncate"
+    table: str,
+    embedding: str,
+    dims: int,
+    distance: str,
+    model: str | None,
+    kind: str = "truncate",
+    basis: str | None = None,
 ) -> sa.Select[Any]:
     """Returns the call of mrl.add_prefix; ``table`` is quoted as in SQL (see :func:`quoted`)."""
     given: list[Any] = [regclass(table), embedding, dims, distance, model]
     if kind != "truncate":
         # By way of text, which can also be a literal.
-        given.append(sa.cast(sa.literal(json.dumps({"kind": kind}), sa.Text), JSONB))
+        given.append(
+            sa.cast(sa.literal(json.dumps({"kind": kind} | ({"basis": basis} if basis else {})), sa.Text), JSONB)
+        )
     return sa.select(sa.func.mrl.add_prefix(*given))
 
 

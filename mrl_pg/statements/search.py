@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import NULLTYPE, TypeEngine, UserDefinedType
+from sqlalchemy.types import NULLTYPE, TypeEngine
 
 from mrl_pg.registry import Target
 from mrl_pg.search import FilterShape, SearchPlan
 from mrl_pg.spec import OPERATORS, Prefix
-from mrl_pg.statements.parts import Key, column_of, materialized, number, prefix_type, text
+from mrl_pg.statements.parts import Key, NamedType, column_of, materialized, number, prefix_type, text
 
 # Settings that a search carries; the first is the one stage one waits for.
 SETTINGS = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "hnsw.scan_mem_multiplier")
@@ -157,21 +157,9 @@ def filter_conditions(target: Target, table: sa.FromClause, shape: FilterShape) 
             conditions.append(column == value)
         else:
             # The cast lets a list of strings meet a column of uuid, date, enum and the like.
-            among = column == sa.func.any(sa.cast(value, _ArrayOf(sql_type)))
+            among = column == sa.func.any(sa.cast(value, NamedType(f"{sql_type}[]")))
             conditions.append(sa.or_(among, column.is_(None)) if comparison == "any or null" else among)
     return conditions
-
-
-class _ArrayOf(UserDefinedType[Any]):
-    """An array of a type that the catalog named (format_type, so it is quoted where it must be)."""
-
-    cache_ok = True
-
-    def __init__(self, element: str) -> None:
-        self.element = element
-
-    def get_col_spec(self, **_: Any) -> str:
-        return f"{self.element}[]"
 
 
 # Cached because building takes a third of a millisecond, and an application has few plans.
