@@ -321,6 +321,30 @@ def test_recall_on_real_vectors(conn: Conn, shared_data: Any) -> None:
     assert recall[rotated] >= recall["embedding_256"]
 
 
+def test_roles_and_pgvector_out_of_sight(bare_dsn: str) -> None:
+    """Who writes needs rights on the table alone, and not even USAGE on the schema of pgvector."""
+    with psycopg.connect(bare_dsn, autocommit=True) as conn:
+        conn.execute("CREATE SCHEMA hidden; CREATE EXTENSION vector SCHEMA hidden; SET search_path = public, hidden")
+        mrl.install(conn)
+        make(conn)
+        mrl.add_prefix(conn, "docs", dims=FULL, kind="binary")
+        mrl.backfill(conn, "docs", prefix=COLUMN)
+        mrl.create_index(conn, "docs", prefix=COLUMN)
+        role = sql.Identifier(f"writer_of_{conn.info.dbname}")
+        conn.execute(sql.SQL("CREATE ROLE {0}; GRANT SELECT, INSERT, UPDATE ON docs TO {0}; SET ROLE {0}").format(role))
+        conn.execute("SET search_path = public")
+        conn.execute("INSERT INTO docs (id, embedding) SELECT 1000, embedding FROM docs WHERE id = 1")
+        filled = f"SELECT {COLUMN} IS NOT NULL, embedding_bit{FULL} IS NOT NULL FROM docs WHERE id = 1000"
+        assert conn.execute(filled).fetchall() == [(True, True)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table bases"):
+            conn.execute("DELETE FROM mrl.bases")
+        conn.execute("RESET ROLE; SET search_path = public, hidden")
+        conn.execute(sql.SQL("GRANT USAGE ON SCHEMA hidden TO {0}; SET ROLE {0}").format(role))
+        assert {hit.key for hit in mrl.search(conn, "docs", ROWS[1], k=2)} == {1, 1000}
+        found = "SELECT (hit).id FROM mrl.search(NULL::docs, %s, k => 2)"
+        assert {row[0] for row in conn.execute(found, [to_text(ROWS[1])])} == {1, 1000}
+
+
 # Never lost -------------------------------------------------------------------------------------------
 
 

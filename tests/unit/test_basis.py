@@ -38,6 +38,23 @@ def test_cosine_looks_at_directions_and_the_others_at_lengths() -> None:
     assert made == pytest.approx(project(rows, fit(rows, 4).rows, "l2"), abs=1e-5)
 
 
+def test_vectors_that_are_no_matryoshka_can_be_cut_after_a_rotation() -> None:
+    turn, _ = np.linalg.qr(np.random.default_rng(4).standard_normal((64, 64)))
+    rows, queries = (vectors(n, 64, seed=seed) @ turn for n, seed in ((3_000, 1), (100, 2)))
+    truth = np.argsort(-(queries @ rows.T), axis=1)[:, :10]
+
+    def recall(short: FloatArray, asked: FloatArray) -> float:
+        short, asked = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (short, asked))
+        candidates = np.argsort(-(asked @ short.T), axis=1)[:, :50]
+        found = sum(len(set(c) & set(t)) for c, t in zip(candidates.tolist(), truth.tolist(), strict=True))
+        return found / truth.size
+
+    basis = fit(rows, 8).rows
+    rotated = recall(project(rows, basis, "cosine"), project(queries, basis, "cosine"))
+    assert rotated > 0.95
+    assert recall(rows[:, :8], queries[:, :8]) < rotated - 0.3
+
+
 def test_zero_rows_are_left_out() -> None:
     rows = np.concatenate([vectors(50, 16), np.zeros((50, 16))])
     assert fit(rows, 4).sample == 50
