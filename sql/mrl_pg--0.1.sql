@@ -557,7 +557,7 @@ END
 $$;
 COMMENT ON FUNCTION mrl.filter_conditions(regclass, jsonb, boolean) IS 'conditions of a filter as SQL: equality, any of, IS NULL';
 
--- The one place in SQL that writes the search statement; mrl_pg/statements.py writes the same for Python.
+-- The one place in SQL that writes the search statement; mrl_pg/statements/search.py writes the same for Python.
 -- Bound, it reads the query from $1 and the filter's values from $2; otherwise both are quoted literals.
 CREATE FUNCTION mrl.search_statement(target regclass, query vector, k integer, candidates integer, filter jsonb,
                                      prefix name, options jsonb, bound boolean) RETURNS text
