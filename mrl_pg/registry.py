@@ -90,6 +90,7 @@ def read_prefix(row: Mapping[str, Any]) -> Prefix:
         embedding_type=row["embedding_type"],
         index=row["index"],
         maintained=row["maintained"],
+        basis=row["basis"],
     )
 
 

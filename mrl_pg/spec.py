@@ -11,9 +11,13 @@ from mrl_pg.errors import SpecError
 from mrl_pg.models import default_dims, find_model, prefix_advice
 
 Distance = Literal["cosine", "l2", "inner_product"]
+Kind = Literal["truncate", "binary", "rotate"]
 EmbeddingType = Literal["vector", "halfvec"]
 
-# What pgvector's HNSW can index as halfvec, and what a vector column can hold.
+# What a model or a migration can ask for; a rotation needs rows to learn from.
+DECLARED_KINDS = ("truncate", "binary")
+
+# What pgvector's HNSW can index as halfvec, and what a vector column can hold (as bits HNSW takes 64,000).
 MAX_PREFIX_DIMS = 4_000
 MAX_FULL_DIMS = 16_000
 
@@ -27,6 +31,9 @@ OPERATOR_CLASSES: dict[Distance, str] = {
     "l2": "halfvec_l2_ops",
     "inner_product": "halfvec_ip_ops",
 }
+# Bits are compared by the Hamming distance, which approximates the angle; the rerank by the distance itself.
+BIT_OPERATOR = "<~>"
+BIT_OPERATOR_CLASS = "bit_hamming_ops"
 
 
 def shorten(name: str) -> str:
@@ -55,10 +62,16 @@ class Prefix:
     distance: Distance
     full_dims: int | None
     embedding_type: EmbeddingType = "vector"
-    kind: str = "truncate"
+    kind: Kind = "truncate"
     model: str | None = None
     index: str | None = None
     maintained: bool = True
+    basis: str | None = None
+
+    @property
+    def operator(self) -> str:
+        """The operator that compares prefixes; embeddings are compared by that of the distance."""
+        return BIT_OPERATOR if self.kind == "binary" else OPERATORS[self.distance]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +79,10 @@ class Matryoshka:
     """One embedding column and one prefix of it, as a model declares them.
 
     :param full_dims: length of the embedding.
-    :param dims: length of the prefix, below ``full_dims`` and at most 4,000.
+    :param dims: length of the prefix, below ``full_dims`` and at most 4,000; of a binary one up to ``full_dims``.
     :param distance: ``cosine``, ``l2`` or ``inner_product``; smaller is nearer.
     :param model: name of the embedding model, kept in the registry.
+    :param kind: ``truncate``, the first dims as halfvec, or ``binary``, their sign bits.
     :param column: column of the embedding.
     :param embedding_type: ``vector``, or ``halfvec`` for half the table and half the rerank reads.
     :param m: links per node of the HNSW graph, 2 to 100.
@@ -80,6 +94,7 @@ class Matryoshka:
     dims: int
     distance: Distance = "cosine"
     model: str | None = None
+    kind: Kind = "truncate"
     column: str = "embedding"
     embedding_type: EmbeddingType = "vector"
     m: int = DEFAULT_M
@@ -91,8 +106,13 @@ class Matryoshka:
                 f"full_dims must be between 2 and {MAX_FULL_DIMS:,}, not {self.full_dims}. "
                 "Give the length of the embeddings your model returns."
             )
-        check_dims(self.dims)
-        if self.dims >= self.full_dims:
+        check_dims(self.dims, self.kind)
+        if self.kind == "binary" and self.dims > self.full_dims:
+            raise SpecError(
+                f"dims must be at most full_dims = {self.full_dims}, not {self.dims}. "
+                "A binary prefix has the signs of some dimensions, or of all."
+            )
+        if self.kind != "binary" and self.dims >= self.full_dims:
             raise SpecError(
                 f"dims must be below full_dims = {self.full_dims}, not {self.dims}. "
                 "A prefix is shorter than its embedding."
@@ -109,30 +129,34 @@ class Matryoshka:
         Warns where the model is not documented to be cut at ``dims``, and says what to do instead.
 
         :param name: name of the model, as the API or the hub has it.
-        :param dims: length of the prefix; default: the documented one nearest 256.
+        :param dims: length of the prefix; default: the documented one nearest 256, for binary all.
         :param overrides: any other parameter of Matryoshka, ``full_dims`` for embeddings stored shortened.
         :raises SpecError: for a model that is not in ``mrl_pg.models.MODELS``.
         """
         model = find_model(name)
         given = {"full_dims": model.full_dims, "distance": model.distance, "model": model.name} | overrides
-        spec = cls(dims=default_dims(model, given["full_dims"]) if dims is None else dims, **given)
-        if advice := prefix_advice(model, spec.dims):
+        if dims is None:
+            # Sign bits are small enough to take them all.
+            binary = given.get("kind") == "binary"
+            dims = given["full_dims"] if binary else default_dims(model, given["full_dims"])
+        spec = cls(dims=dims, **given)
+        if spec.dims < spec.full_dims and (advice := prefix_advice(model, spec.dims)):
             warnings.warn(advice, UserWarning, stacklevel=2)
         return spec
 
     @property
     def prefix(self) -> str:
-        """The prefix column: ``embedding_256``."""
-        return prefix_name(self.column, self.dims)
+        """The prefix column: ``embedding_256``, ``embedding_bit1536``."""
+        return prefix_name(self.column, self.dims, self.kind)
 
     @property
     def operator_class(self) -> str:
         """The operator class of the prefix index: ``halfvec_cosine_ops``."""
-        return OPERATOR_CLASSES[self.distance]
+        return operator_class(self.distance, self.kind)
 
     def index_name(self, table: str) -> str:
         """The prefix index of a table, which carries all that defines it."""
-        return index_name(table, self.prefix, self.distance, m=self.m, ef_construction=self.ef_construction)
+        return index_name(table, self.prefix, self.distance, self.kind, m=self.m, ef_construction=self.ef_construction)
 
     def as_prefix(self) -> Prefix:
         """The prefix as a table made from this declaration has it."""
@@ -143,13 +167,24 @@ class Matryoshka:
             distance=self.distance,
             full_dims=self.full_dims,
             embedding_type=self.embedding_type,
+            kind=self.kind,
             model=self.model,
         )
 
 
-def check_dims(dims: int) -> None:
-    """Returns nothing; raises SpecError for a prefix that HNSW cannot index."""
-    if not 1 <= dims <= MAX_PREFIX_DIMS:
+def check_dims(dims: int, kind: str = "truncate") -> None:
+    """Returns nothing; raises SpecError for a kind that is not one of ours, or a prefix that HNSW cannot index."""
+    if kind == "rotate":
+        raise SpecError(
+            f"a rotation is learnt from rows that are there, and not declared. Run: mrl-pg rotate TABLE --dims {dims}"
+        )
+    if kind not in DECLARED_KINDS:
+        raise SpecError(f"unknown kind {kind!r}. Use truncate or binary.")
+    if kind == "binary" and not 1 <= dims <= MAX_FULL_DIMS:
+        raise SpecError(
+            f"dims must be between 1 and {MAX_FULL_DIMS:,}, not {dims}. A vector has at most 16,000 dimensions."
+        )
+    if kind != "binary" and not 1 <= dims <= MAX_PREFIX_DIMS:
         raise SpecError(
             f"dims must be between 1 and {MAX_PREFIX_DIMS:,}, not {dims}. "
             f"HNSW takes at most {MAX_PREFIX_DIMS:,} halfvec dimensions."
@@ -173,15 +208,21 @@ def check_graph(m: int, ef_construction: int) -> None:
         )
 
 
-def prefix_name(embedding: str, dims: int) -> str:
-    """Returns the column of a prefix: ``embedding_256``."""
-    return shorten(f"{embedding}_{dims}")
+def prefix_name(embedding: str, dims: int, kind: str = "truncate") -> str:
+    """Returns the column of a prefix: ``embedding_256``, ``embedding_bit1536``."""
+    return shorten(f"{embedding}_{'bit' if kind == 'binary' else ''}{dims}")
+
+
+def operator_class(distance: Distance, kind: str = "truncate") -> str:
+    """Returns the operator class of a prefix index; as mrl.operator_class() in SQL."""
+    return BIT_OPERATOR_CLASS if kind == "binary" else OPERATOR_CLASSES[distance]
 
 
 def index_name(
     table: str,
     prefix: str,
     distance: Distance,
+    kind: str = "truncate",
     *,
     m: int = DEFAULT_M,
     ef_construction: int = DEFAULT_EF_CONSTRUCTION,
@@ -190,4 +231,4 @@ def index_name(
     graph = (f"_m{m}" if m != DEFAULT_M else "") + (
         f"_ef{ef_construction}" if ef_construction != DEFAULT_EF_CONSTRUCTION else ""
     )
-    return shorten(f"{table}_{prefix}_{OPERATOR_CLASSES[distance]}{graph}_idx")
+    return shorten(f"{table}_{prefix}_{operator_class(distance, kind)}{graph}_idx")

@@ -8,10 +8,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mrl_pg.basis import project
 from mrl_pg.errors import DimensionError, SearchError
 from mrl_pg.spec import Distance, Prefix
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+# Prefixes: float16, or bool for sign bits.
+PrefixArray: TypeAlias = npt.NDArray[np.float16] | npt.NDArray[np.bool_]
 VectorLike: TypeAlias = Sequence[float] | npt.NDArray[np.floating[Any]]
 
 FP16_MAX = 65_504.0
@@ -39,6 +42,8 @@ def query_vector(query: VectorLike, prefix: Prefix) -> FloatArray:
         raise DimensionError(prefix.full_dims, len(array))
     if len(array) < prefix.dims:
         raise DimensionError(prefix.dims, len(array))
+    # A rotation mixes all dimensions, and makes no vector longer.
+    used = len(array) if prefix.kind == "rotate" else prefix.dims
     # float64 numbers beyond float32 become infinite here, and are reported as such.
     with np.errstate(over="ignore"):
         vector = array.astype(np.float32)
@@ -48,14 +53,16 @@ def query_vector(query: VectorLike, prefix: Prefix) -> FloatArray:
             f"query[{position}] is {array[position]}. Check how the embedding was made: every number must be "
             "finite as float32."
         )
-    head = vector[: prefix.dims]
-    if prefix.distance == "cosine" and not np.any(head):
+    head = vector[:used]
+    directed = prefix.kind == "binary" or prefix.distance == "cosine"
+    if directed and not np.any(head):
+        what = "a binary prefix" if prefix.kind == "binary" else "cosine"
         raise SearchError(
-            f"the first {prefix.dims} dimensions of the query are zero, and cosine has no direction there. "
+            f"the first {used} dimensions of the query are zero, and {what} has no direction there. "
             "Check how the embedding was made."
         )
     # mrl.prefix() in SQL draws the same line for l2 and inner_product.
-    longest = float(np.linalg.norm(head.astype(np.float64))) if prefix.distance != "cosine" else 0.0
+    longest = 0.0 if directed else float(np.linalg.norm(head.astype(np.float64)))
     if prefix.embedding_type == "halfvec":
         longest = max(longest, float(np.abs(vector).max()))
     if longest > FP16_MAX:
@@ -75,15 +82,73 @@ def prefixes(embeddings: npt.NDArray[np.floating[Any]], dims: int, distance: Dis
     if distance == "cosine":
         norms = np.linalg.norm(heads, axis=-1, keepdims=True)
         heads = np.divide(heads, norms, out=np.zeros_like(heads), where=norms > 0)
-    return heads.astype(np.float16)
+    # What is beyond fp16 becomes infinite, and SQL makes no prefix of it.
+    with np.errstate(over="ignore"):
+        return heads.astype(np.float16)
 
 
-def to_text(vector: npt.NDArray[np.floating[Any]]) -> str:
-    """Returns a vector in pgvector's text form, exact for float32 (nine digits) and so for float16."""
+def bits(embeddings: npt.NDArray[np.floating[Any]], dims: int) -> npt.NDArray[np.bool_]:
+    """Returns the sign bits (n, dims) of embeddings (n, full_dims): what mrl.bits() makes in SQL.
+
+    A zero row has no bit set, where SQL has NULL.
+    """
+    return embeddings[..., :dims] > 0
+
+
+def prefixes_of(
+    embeddings: npt.NDArray[np.floating[Any]], prefix: Prefix, basis: FloatArray | None = None
+) -> PrefixArray:
+    """Returns the prefixes (n, dims) of embeddings (n, full_dims), as the kind of the prefix has them.
+
+    :param basis: rows of the basis of a rotation.
+    :raises DimensionError: where the embeddings are not as long as the basis.
+    """
+    if prefix.kind == "binary":
+        return bits(embeddings, prefix.dims)
+    if basis is not None:
+        if embeddings.shape[-1] != basis.shape[1]:
+            raise DimensionError(basis.shape[1], embeddings.shape[-1])
+        return prefixes(project(embeddings, basis, prefix.distance), prefix.dims, prefix.distance)
+    return prefixes(embeddings, prefix.dims, prefix.distance)
+
+
+def storable(prefixes: PrefixArray, distance: Distance) -> npt.NDArray[np.bool_]:
+    """Returns which prefixes (n, dims) can be stored; as in mrl.prefix(), none that is zero (cosine) or too long."""
+    norms = np.linalg.norm(prefixes.astype(np.float64), axis=-1)
+    return np.asarray((norms <= FP16_MAX) & ((norms > 0) | (distance != "cosine")))
+
+
+class Packed(bytes):
+    """A vector, or an array of them, in the binary form of its type: drivers pass it on as it is."""
+
+
+def to_text(vector: npt.NDArray[np.floating[Any]] | npt.NDArray[np.bool_]) -> str:
+    """Returns a vector in pgvector's text form, exact for float32 (nine digits) and so for float16; or a bit string."""
+    if vector.dtype == np.bool_:
+        return "".join(["01"[bit] for bit in vector.tolist()])
     return "[" + ",".join([f"{x:.9g}" for x in vector.tolist()]) + "]"
 
 
-def to_binary(vector: npt.NDArray[np.floating[Any]]) -> bytes:
-    """Returns a vector in pgvector's binary form: int16 dims, int16 zero, then big-endian float32 or float16."""
+def to_binary(vector: npt.NDArray[np.floating[Any]] | npt.NDArray[np.bool_]) -> bytes:
+    """Returns a vector in pgvector's binary form: int16 dims, int16 zero, then big-endian float32 or float16.
+
+    A bit string is in PostgreSQL's: int32 length, then the bits, the first the highest of its byte.
+    """
+    if vector.dtype == np.bool_:
+        return len(vector).to_bytes(4, "big") + np.packbits(vector.astype(np.bool_)).tobytes()
     kind = ">f2" if vector.dtype == np.float16 else ">f4"
     return len(vector).to_bytes(2, "big") + b"\x00\x00" + vector.astype(kind).tobytes()
+
+
+def to_binary_array(vectors: npt.NDArray[np.float16], halfvec: int) -> Packed:
+    """Returns vectors (n, dims) as a halfvec[] in PostgreSQL's binary form.
+
+    :param halfvec: oid of the type halfvec.
+    """
+    n, dims = vectors.shape
+    layout = [("bytes", ">i4"), ("dims", ">i2"), ("unused", ">i2"), ("vector", ">f2", dims)]
+    elements = np.zeros(n, dtype=layout)
+    elements["bytes"], elements["dims"], elements["vector"] = 4 + 2 * dims, dims, vectors
+    # One dimension, no NULL, the type of the elements, how many they are, the first number.
+    head = np.array([1, 0, halfvec, n, 1] if n else [0, 0, halfvec], dtype=">i4")
+    return Packed(head.tobytes() + elements.tobytes())

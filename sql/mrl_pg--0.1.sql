@@ -8,7 +8,7 @@
  *   - scalar functions have parsed bodies (RETURN ...); plpgsql functions see pg_catalog only and name the rest with
  *     its schema, so nobody who may create objects in a schema gets their code run by others;
  *   - no NULLIF, IS DISTINCT FROM or CASE x WHEN on vectors: their operator cannot be printed with its schema;
- *   - the registry is the trigger on the user's table, so there are no rows of ours to lose.
+ *   - the registry is the trigger on the user's table, so there are no rows of ours to lose but those of mrl.bases.
  */
 
 DO $$
@@ -109,6 +109,98 @@ END;
 COMMENT ON FUNCTION mrl.prefix(halfvec, integer, text) IS
     'first dims of an embedding as halfvec, L2-normalised for cosine; NULL where there is none (zero, too short)';
 
+-- Sign bits keep the direction alone, so a zero prefix has none here either, whatever the distance.
+CREATE FUNCTION mrl.bits(embedding vector, dims integer) RETURNS bit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN vector_dims(embedding) >= dims AND vector_norm(subvector(embedding, 1, dims)) > 0
+            THEN binary_quantize(subvector(embedding, 1, dims)) END;
+COMMENT ON FUNCTION mrl.bits(vector, integer) IS
+    'sign bits of the first dims of an embedding, 1 for positive; NULL where there are none (zero, too short)';
+
+CREATE FUNCTION mrl.bits(embedding halfvec, dims integer) RETURNS bit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN vector_dims(embedding) >= dims AND l2_norm(subvector(embedding, 1, dims)) > 0
+            THEN binary_quantize(subvector(embedding, 1, dims)) END;
+COMMENT ON FUNCTION mrl.bits(halfvec, integer) IS
+    'sign bits of the first dims of an embedding, 1 for positive; NULL where there are none (zero, too short)';
+
+-- A basis is learnt from a sample (mrl-pg rotate) and never changes: what was projected with one must meet queries
+-- projected with the same. Triggers name it by id, which is unique everywhere and so may be cached without an expiry.
+CREATE TABLE mrl.bases (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    target text NOT NULL,
+    embedding text NOT NULL,
+    version integer NOT NULL CHECK (version > 0),
+    full_dims integer NOT NULL,
+    dims integer NOT NULL,
+    distance text NOT NULL,
+    model text NOT NULL,
+    sample integer NOT NULL,
+    seed bigint NOT NULL,
+    kept double precision NOT NULL CHECK (kept BETWEEN 0 AND 1),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    rows vector[] NOT NULL CHECK (cardinality(rows) = dims AND vector_dims(rows[1]) = full_dims),
+    UNIQUE (target, embedding, version)
+);
+-- Floats do not compress, and an uncompressed value is read faster.
+ALTER TABLE mrl.bases ALTER rows SET STORAGE EXTERNAL;
+GRANT SELECT ON mrl.bases TO PUBLIC;
+COMMENT ON TABLE mrl.bases IS 'learnt bases of rotations; their rows are never changed, nor deleted while a prefix uses them';
+COMMENT ON COLUMN mrl.bases.id IS 'what triggers name it by';
+COMMENT ON COLUMN mrl.bases.target IS 'table it was fitted to, as it was named then';
+COMMENT ON COLUMN mrl.bases.embedding IS 'column it was fitted to, as it was named then';
+COMMENT ON COLUMN mrl.bases.version IS 'counts the fits of one embedding; part of the name of the prefix column';
+COMMENT ON COLUMN mrl.bases.full_dims IS 'length of the embedding';
+COMMENT ON COLUMN mrl.bases.dims IS 'length of the prefix: number of directions';
+COMMENT ON COLUMN mrl.bases.distance IS 'cosine: fitted to directions; l2 or inner_product: to the embeddings as they are';
+COMMENT ON COLUMN mrl.bases.model IS 'model that made the embeddings, where it was told';
+COMMENT ON COLUMN mrl.bases.sample IS 'rows it was fitted to';
+COMMENT ON COLUMN mrl.bases.seed IS 'seed of the sample and of the fit';
+COMMENT ON COLUMN mrl.bases.kept IS 'share of the squared norm of the sample that the prefix keeps';
+COMMENT ON COLUMN mrl.bases.created_at IS 'when it was fitted';
+COMMENT ON COLUMN mrl.bases.rows IS 'orthonormal directions, the one that keeps most first';
+
+DO $$
+BEGIN
+    -- Else a dump of the extension would leave the rows out. Refused in a plain installation, which needs it not.
+    PERFORM pg_catalog.pg_extension_config_dump('mrl.bases', '');
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;
+END
+$$;
+
+-- The inner products are made of a copy in memory: as it stands in the table, a long embedding would be fetched from
+-- TOAST once for each direction. For cosine only its direction is projected, so that nothing overflows.
+CREATE FUNCTION mrl.rotate(embedding vector, basis uuid, distance text DEFAULT 'cosine') RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (
+    SELECT mrl.prefix(made.prefix, made.dims, rotate.distance)
+    FROM (SELECT b.dims, ARRAY(SELECT -(axis <#> copy.vector) FROM unnest(b.rows) AS axis)::vector AS prefix
+          FROM mrl.bases AS b
+          CROSS JOIN (SELECT CASE WHEN rotate.distance = 'cosine' THEN l2_normalize(rotate.embedding)
+                                  WHEN vector_norm(rotate.embedding) < 1e30
+                                  THEN subvector(rotate.embedding, 1, vector_dims(rotate.embedding)) END AS vector OFFSET 0) AS copy
+          WHERE b.id = rotate.basis AND b.full_dims = vector_dims(copy.vector) OFFSET 0) AS made);
+COMMENT ON FUNCTION mrl.rotate(vector, uuid, text) IS
+    'first coordinates of an embedding under a basis as halfvec, L2-normalised for cosine; NULL where there are none (zero, of another length, beyond fp16, no such basis)';
+
+CREATE FUNCTION mrl.rotate(embedding halfvec, basis uuid, distance text DEFAULT 'cosine') RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN mrl.rotate(embedding::vector, basis, distance);
+COMMENT ON FUNCTION mrl.rotate(halfvec, uuid, text) IS
+    'first coordinates of an embedding under a basis as halfvec, L2-normalised for cosine; NULL where there are none (zero, of another length, beyond fp16, no such basis)';
+
+-- For drivers: every driver reads bytea, and numpy reads this. Per vector int16 dims, int16 zero, big-endian float32 or float16.
+CREATE FUNCTION mrl.to_bytes(embedding vector) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN vector_send(embedding);
+COMMENT ON FUNCTION mrl.to_bytes(vector) IS 'binary form of a vector';
+
+CREATE FUNCTION mrl.to_bytes(embedding halfvec) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN halfvec_send(embedding);
+COMMENT ON FUNCTION mrl.to_bytes(halfvec) IS 'binary form of a halfvec';
+
 -- The trigger calls maintain_prefix only where this says so: a backfill or an application that writes the
 -- right prefix itself costs no plpgsql.
 CREATE FUNCTION mrl.is_stale(prefix halfvec, embedding vector, dims integer, distance text) RETURNS boolean
@@ -124,6 +216,42 @@ RETURN CASE WHEN prefix IS NULL THEN embedding IS NOT NULL
             ELSE (prefix = mrl.prefix(embedding, dims, distance)) IS NOT TRUE END;
 COMMENT ON FUNCTION mrl.is_stale(halfvec, halfvec, integer, text) IS
     'whether a stored prefix is not the prefix of its embedding (true also for a missing one)';
+
+CREATE FUNCTION mrl.is_stale(prefix bit, embedding vector, dims integer) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN prefix IS NULL THEN embedding IS NOT NULL
+            ELSE (prefix = mrl.bits(embedding, dims)) IS NOT TRUE END;
+COMMENT ON FUNCTION mrl.is_stale(bit, vector, integer) IS
+    'whether stored sign bits are not those of their embedding (true also for missing ones)';
+
+CREATE FUNCTION mrl.is_stale(prefix bit, embedding halfvec, dims integer) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN prefix IS NULL THEN embedding IS NOT NULL
+            ELSE (prefix = mrl.bits(embedding, dims)) IS NOT TRUE END;
+COMMENT ON FUNCTION mrl.is_stale(bit, halfvec, integer) IS
+    'whether stored sign bits are not those of their embedding (true also for missing ones)';
+
+-- A rotation is not made twice to see whether it has to be made: all but what its backfill has computed is stale.
+CREATE FUNCTION mrl.is_rotated(prefix halfvec, basis text) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN prefix IS NOT NULL AND current_setting('mrl.backfill', true) IS NOT DISTINCT FROM basis;
+COMMENT ON FUNCTION mrl.is_rotated(halfvec, text) IS
+    'whether a prefix comes from the backfill with a basis, which announces itself by the setting mrl.backfill of its transaction';
+
+-- The one place that says what the kinds are made of: trigger, counts and search run what it returns.
+CREATE FUNCTION mrl.prefix_expression(embedding text, kind text, dims integer, distance text, basis uuid) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN kind = 'truncate' THEN format('mrl.prefix(%s, %s, %L)', embedding, dims, distance)
+            WHEN kind = 'binary' THEN format('mrl.bits(%s, %s)', embedding, dims)
+            WHEN kind = 'rotate' THEN format('mrl.rotate(%s, %L, %L)', embedding, basis, distance)
+            ELSE 'NULL' END;
+COMMENT ON FUNCTION mrl.prefix_expression(text, text, integer, text, uuid) IS
+    'SQL expression that makes the prefix of a kind from an expression that is the embedding; NULL for an unknown kind';
+
+CREATE FUNCTION mrl.prefix_type(kind text) RETURNS regtype
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN kind IN ('truncate', 'rotate') THEN 'halfvec'::regtype WHEN kind = 'binary' THEN 'bit'::regtype END;
+COMMENT ON FUNCTION mrl.prefix_type(text) IS 'type of a prefix of a kind; NULL for a kind that mrl-pg does not know';
 
 -- One function for every table. Which columns it serves stands in its trigger by number (tgattr), so renames
 -- are followed; both columns are in UPDATE OF, so dropping one takes the trigger along (CASCADE) and writes go on.
@@ -147,22 +275,30 @@ BEGIN
         RAISE EXCEPTION 'prefix of % was added after this transaction began', TG_RELID::regclass
             USING ERRCODE = 'serialization_failure', HINT = 'Retry the transaction.';
     END IF;
-    EXECUTE format('SELECT r.* FROM jsonb_populate_record($1, jsonb_build_object($2, mrl.prefix(($1).%I, $3, $4)::text)) AS r',
-                   embedding_column)
-        INTO NEW USING NEW, prefix_column, TG_ARGV[1]::int, TG_ARGV[2];
+    EXECUTE format('SELECT r.* FROM jsonb_populate_record($1, jsonb_build_object($2, %s::text)) AS r',
+                   mrl.prefix_expression(format('($1).%I', embedding_column), TG_ARGV[0], TG_ARGV[1]::int, TG_ARGV[2], nullif(TG_ARGV[4], '')::uuid))
+        INTO NEW USING NEW, prefix_column;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION mrl.maintain_prefix() IS
-    'trigger function that fills a prefix column; arguments: kind, dims, distance, model';
+    'trigger function that fills a prefix column; arguments: kind, dims, distance, model, basis';
 
 -- The registry -------------------------------------------------------------------------------------------
 
-CREATE FUNCTION mrl.operator_class(distance text) RETURNS text
+CREATE FUNCTION mrl.operator(distance text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE distance WHEN 'cosine' THEN 'halfvec_cosine_ops' WHEN 'l2' THEN 'halfvec_l2_ops'
-                     WHEN 'inner_product' THEN 'halfvec_ip_ops' END;
-COMMENT ON FUNCTION mrl.operator_class(text) IS 'name of the pgvector operator class of a prefix index for a distance';
+RETURN CASE distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' WHEN 'inner_product' THEN '<#>' END;
+COMMENT ON FUNCTION mrl.operator(text) IS 'pgvector operator of a distance; NULL for one that mrl-pg does not know';
+
+-- Bits are compared by the Hamming distance, which approximates the angle; the rerank by the distance itself.
+CREATE FUNCTION mrl.operator_class(distance text, kind text DEFAULT 'truncate') RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN mrl.prefix_type(kind) IS NULL OR mrl.operator(distance) IS NULL THEN NULL
+            WHEN kind = 'binary' THEN 'bit_hamming_ops'
+            ELSE CASE distance WHEN 'cosine' THEN 'halfvec_cosine_ops' WHEN 'l2' THEN 'halfvec_l2_ops' ELSE 'halfvec_ip_ops' END END;
+COMMENT ON FUNCTION mrl.operator_class(text, text) IS
+    'name of the pgvector operator class of a prefix index for a distance; NULL for a distance or kind that mrl-pg does not know';
 
 -- Arguments of a trigger are stored end to end, each closed by a zero byte. A backslash is written as its octal
 -- code first: doubled, as encode() has it, and followed by 000 it would pass for a zero byte.
@@ -184,15 +320,17 @@ SELECT t.tgrelid::regclass AS target,
        et.typname::text AS embedding_type,
        x.indexrelid::regclass AS index,
        t.tgenabled IN ('O', 'A') AS maintained,
-       p.attnum AS position
+       p.attnum AS position,
+       a.basis
 FROM pg_trigger t
 JOIN pg_attribute e ON e.attrelid = t.tgrelid AND e.attnum = t.tgattr[0]
 JOIN pg_type et ON et.oid = e.atttypid
 JOIN pg_attribute p ON p.attrelid = t.tgrelid AND p.attnum = t.tgattr[1]
 -- OFFSET 0: parse the arguments of our own triggers only, and once.
 CROSS JOIN LATERAL (
-    SELECT x[1] AS kind, substring(x[2] FROM '^[1-9][0-9]{0,3}$')::int AS dims, x[3] AS distance,
-           convert_from(decode(x[4], 'escape'), getdatabaseencoding()) AS model
+    SELECT x[1] AS kind, substring(x[2] FROM '^[1-9][0-9]{0,4}$')::int AS dims, x[3] AS distance,
+           convert_from(decode(x[4], 'escape'), getdatabaseencoding()) AS model,
+           substring(x[5] FROM '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$')::uuid AS basis
     FROM mrl.trigger_arguments(t.tgargs) AS x OFFSET 0) a
 LEFT JOIN LATERAL (
     SELECT i.indexrelid
@@ -202,18 +340,19 @@ LEFT JOIN LATERAL (
     JOIN pg_opclass o ON o.oid = i.indclass[0]
     WHERE i.indrelid = t.tgrelid AND i.indkey[0] = p.attnum AND i.indnatts = 1
       AND i.indisvalid AND i.indpred IS NULL
-      AND am.amname = 'hnsw' AND o.opcname = mrl.operator_class(a.distance)
+      AND am.amname = 'hnsw' AND o.opcname = mrl.operator_class(a.distance, a.kind)
     ORDER BY i.indexrelid LIMIT 1) x ON true
 WHERE t.tgfoid = 'mrl.maintain_prefix'::regproc AND t.tgparentid = 0
   -- Anyone may write a trigger with our function by hand. A strange one must neither break the view for all nor, by
   -- a cast to vector, make those who look at mrl.status run a function of its author.
-  AND t.tgnargs = 4 AND a.dims IS NOT NULL AND mrl.operator_class(a.distance) IS NOT NULL
-  AND e.atttypid IN ('vector'::regtype, 'halfvec'::regtype) AND p.atttypid = 'halfvec'::regtype;
+  AND t.tgnargs = 5 AND a.dims IS NOT NULL AND (a.kind = 'rotate') = (a.basis IS NOT NULL) AND mrl.operator_class(a.distance, a.kind) IS NOT NULL
+  AND e.atttypid IN ('vector'::regtype, 'halfvec'::regtype)
+  AND p.atttypid = mrl.prefix_type(a.kind);
 COMMENT ON VIEW mrl.prefixes IS 'every prefix in this database, read from the triggers that keep them';
 COMMENT ON COLUMN mrl.prefixes.target IS 'table';
 COMMENT ON COLUMN mrl.prefixes.embedding IS 'column with the full vector';
 COMMENT ON COLUMN mrl.prefixes.prefix IS 'column with the short vector of stage one';
-COMMENT ON COLUMN mrl.prefixes.kind IS 'how the prefix is made: truncate';
+COMMENT ON COLUMN mrl.prefixes.kind IS 'how the prefix is made: truncate, rotate or binary';
 COMMENT ON COLUMN mrl.prefixes.dims IS 'length of the prefix';
 COMMENT ON COLUMN mrl.prefixes.distance IS 'cosine, l2 or inner_product';
 COMMENT ON COLUMN mrl.prefixes.model IS 'model that made the embeddings, where it was told';
@@ -222,9 +361,33 @@ COMMENT ON COLUMN mrl.prefixes.embedding_type IS 'vector or halfvec';
 COMMENT ON COLUMN mrl.prefixes.index IS 'valid HNSW index over the whole prefix column; NULL where there is none';
 COMMENT ON COLUMN mrl.prefixes.maintained IS 'false while the trigger is disabled or for replicas only';
 COMMENT ON COLUMN mrl.prefixes.position IS 'attribute number of the prefix: the lowest with an index serves searches';
+COMMENT ON COLUMN mrl.prefixes.basis IS 'basis of a rotation; NULL for the other kinds';
 GRANT SELECT ON mrl.prefixes TO PUBLIC;
 
-CREATE FUNCTION mrl.count_rows(target regclass, embedding name, prefix name, dims integer, distance text,
+CREATE FUNCTION mrl.keep_basis() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    used_by text;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        RAISE EXCEPTION 'a basis never changes'
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Fit a new version beside it: mrl-pg rotate TABLE --dims ...';
+    END IF;
+    SELECT string_agg(format('%s.%I', p.target, p.prefix), ', ' ORDER BY p.target::text, p.position) INTO used_by
+    FROM mrl.prefixes p WHERE p.kind = 'rotate' AND (TG_OP = 'TRUNCATE' OR p.basis = OLD.id);
+    IF used_by IS NOT NULL THEN
+        RAISE EXCEPTION 'basis is used by prefix %', used_by
+            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the prefix first: SELECT mrl.drop_prefix(target, prefix);';
+    END IF;
+    RETURN OLD;
+END
+$$;
+COMMENT ON FUNCTION mrl.keep_basis() IS 'trigger function that refuses to change a basis, or to delete one that a prefix uses';
+CREATE TRIGGER keep_basis BEFORE DELETE OR UPDATE ON mrl.bases FOR EACH ROW EXECUTE FUNCTION mrl.keep_basis();
+CREATE TRIGGER keep_bases BEFORE TRUNCATE ON mrl.bases FOR EACH STATEMENT EXECUTE FUNCTION mrl.keep_basis();
+
+CREATE FUNCTION mrl.count_rows(target regclass, embedding name, prefix name, made text,
                                OUT rows bigint, OUT missing bigint, OUT impossible bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -241,18 +404,18 @@ BEGIN
                    embedding, prefix, target) INTO rows, missing;
     -- Before a backfill every embedding would have to be read for this.
     IF missing <= 10000 THEN
-        EXECUTE format('SELECT count(*) FROM %3$s WHERE %1$I IS NOT NULL AND %2$I IS NULL AND mrl.prefix(%1$I, $1, $2) IS NULL',
-                       embedding, prefix, target) INTO impossible USING dims, distance;
+        EXECUTE format('SELECT count(*) FROM %3$s WHERE %1$I IS NOT NULL AND %2$I IS NULL AND %4$s IS NULL',
+                       embedding, prefix, target, made) INTO impossible;
     ELSE
         -- The first row that can have one ends this.
-        EXECUTE format('SELECT EXISTS (SELECT FROM %3$s WHERE %1$I IS NOT NULL AND %2$I IS NULL AND mrl.prefix(%1$I, $1, $2) IS NOT NULL)',
-                       embedding, prefix, target) INTO fillable USING dims, distance;
+        EXECUTE format('SELECT EXISTS (SELECT FROM %3$s WHERE %1$I IS NOT NULL AND %2$I IS NULL AND %4$s IS NOT NULL)',
+                       embedding, prefix, target, made) INTO fillable;
         impossible := CASE WHEN NOT fillable THEN missing END;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION mrl.count_rows(regclass, name, name, integer, text) IS
-    'rows with an embedding, those without their prefix, and those of them that cannot have one; NULL where the caller may not read all';
+COMMENT ON FUNCTION mrl.count_rows(regclass, name, name, text) IS
+    'rows with an embedding, those without their prefix, and those of them that cannot have one (made is the expression that makes it); NULL where the caller may not read all';
 
 CREATE VIEW mrl.status AS
 SELECT p.target, p.embedding, p.prefix, p.kind, p.dims, p.distance, p.model, p.full_dims, p.embedding_type,
@@ -261,12 +424,13 @@ SELECT p.target, p.embedding, p.prefix, p.kind, p.dims, p.distance, p.model, p.f
        coalesce((SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(p.index)), pg_relation_size(p.index))::bigint AS index_bytes,
        n.rows, n.missing, n.impossible
 FROM mrl.prefixes p
-CROSS JOIN LATERAL mrl.count_rows(p.target, p.embedding, p.prefix, p.dims, p.distance) n;
+CROSS JOIN LATERAL mrl.count_rows(p.target, p.embedding, p.prefix,
+                                  mrl.prefix_expression(quote_ident(p.embedding), p.kind, p.dims, p.distance, p.basis)) n;
 COMMENT ON VIEW mrl.status IS 'every prefix with its row counts (reads the tables: filter by target on large databases)';
 COMMENT ON COLUMN mrl.status.target IS 'table';
 COMMENT ON COLUMN mrl.status.embedding IS 'column with the full vector';
 COMMENT ON COLUMN mrl.status.prefix IS 'column with the short vector of stage one';
-COMMENT ON COLUMN mrl.status.kind IS 'how the prefix is made: truncate';
+COMMENT ON COLUMN mrl.status.kind IS 'how the prefix is made: truncate, rotate or binary';
 COMMENT ON COLUMN mrl.status.dims IS 'length of the prefix';
 COMMENT ON COLUMN mrl.status.distance IS 'cosine, l2 or inner_product';
 COMMENT ON COLUMN mrl.status.model IS 'model that made the embeddings, where it was told';
@@ -318,14 +482,47 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    prefix name := mrl.shorten(embedding || '_' || dims);
+    kind text;
+    basis mrl.bases;
+    prefix name;
+    type text;
+    max_dims integer;
+    is_stale text;
     source record;
     present record;
 BEGIN
-    IF distance IS NULL OR mrl.operator_class(distance) IS NULL THEN
+    IF distance IS NULL OR mrl.operator(distance) IS NULL THEN
         PERFORM mrl.unknown_distance(distance);
     END IF;
-    PERFORM mrl.check_options(options, '{}');
+    PERFORM mrl.check_options(options, ARRAY['kind', 'basis']);
+    kind := coalesce(options ->> 'kind', 'truncate');
+    IF mrl.prefix_type(kind) IS NULL THEN
+        RAISE EXCEPTION 'unknown kind %', quote_literal(kind)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use truncate, binary or rotate.';
+    END IF;
+    IF (kind = 'rotate') <> (options ->> 'basis' IS NOT NULL) THEN
+        RAISE EXCEPTION '%', CASE WHEN kind = 'rotate' THEN 'kind rotate needs a basis' ELSE format('kind %s has no basis', kind) END
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('mrl-pg rotate %s --dims %s fits one and adds its prefix.', target, coalesce(dims, 256));
+    END IF;
+    IF kind = 'rotate' THEN
+        SELECT b.* INTO basis FROM mrl.bases b WHERE b.id::text = options ->> 'basis';
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'basis % does not exist', options ->> 'basis'
+                USING ERRCODE = 'undefined_object', HINT = format('Run: mrl-pg rotate %s --dims %s', target, coalesce(dims, 256));
+        END IF;
+        IF (basis.dims, basis.distance) IS DISTINCT FROM (dims, distance)
+           OR (basis.embedding <> embedding::text OR to_regclass(basis.target) <> target) THEN
+            RAISE EXCEPTION 'basis % is of % dims of % of % for %, not of % dims of % of % for %', basis.id,
+                    basis.dims, quote_ident(basis.embedding), basis.target, basis.distance,
+                    coalesce(dims::text, 'NULL'), quote_ident(embedding), target, distance
+                USING ERRCODE = 'invalid_parameter_value', HINT = format('Run: mrl-pg rotate %s --dims %s', target, coalesce(dims, 256));
+        END IF;
+    END IF;
+    prefix := mrl.shorten(embedding || '_' || CASE WHEN kind = 'binary' THEN 'bit' WHEN kind = 'rotate' THEN 'rot' ELSE '' END || dims
+                          || CASE WHEN kind = 'rotate' THEN '_v' || basis.version ELSE '' END);
+    type := format('%s(%s)', mrl.prefix_type(kind), dims);
+    max_dims := CASE WHEN kind = 'binary' THEN 16000 ELSE 4000 END;
     SELECT t.typname, a.atttypmod INTO source
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = target AND a.attname = embedding AND a.attnum > 0 AND NOT a.attisdropped;
@@ -337,20 +534,31 @@ BEGIN
         RAISE EXCEPTION 'column % of % is %, not vector or halfvec', quote_ident(embedding), target, source.typname
             USING ERRCODE = 'datatype_mismatch', HINT = 'Name the column that holds the full embeddings.';
     END IF;
-    IF dims IS NULL OR dims NOT BETWEEN 1 AND 4000 THEN
-        RAISE EXCEPTION 'dims must be between 1 and 4000, not %', coalesce(dims::text, 'NULL')
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'HNSW takes at most 4,000 halfvec dimensions.';
+    IF dims IS NULL OR dims NOT BETWEEN 1 AND max_dims THEN
+        RAISE EXCEPTION 'dims must be between 1 and %, not %', max_dims, coalesce(dims::text, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = CASE WHEN kind = 'binary' THEN 'A vector has at most 16,000 dimensions.'
+                              ELSE 'HNSW takes at most 4,000 halfvec dimensions.' END;
     END IF;
-    IF source.atttypmod > 0 AND dims >= source.atttypmod THEN
+    IF kind = 'binary' AND source.atttypmod > 0 AND dims > source.atttypmod THEN
+        RAISE EXCEPTION 'dims must be at most the % dimensions of %, not %', source.atttypmod, quote_ident(embedding), dims
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'A binary prefix has the signs of some dimensions, or of all.';
+    END IF;
+    IF kind <> 'binary' AND source.atttypmod > 0 AND dims >= source.atttypmod THEN
         RAISE EXCEPTION 'dims must be below the % dimensions of %, not %', source.atttypmod, quote_ident(embedding), dims
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A prefix is shorter than its embedding.';
     END IF;
 
-    SELECT p.embedding, p.dims, p.distance, p.model INTO present
+    IF kind = 'rotate' AND source.atttypmod > 0 AND source.atttypmod <> basis.full_dims THEN
+        RAISE EXCEPTION 'basis % is for % dimensions, % has %', basis.id, basis.full_dims, quote_ident(embedding), source.atttypmod
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('Run: mrl-pg rotate %s --dims %s', target, dims);
+    END IF;
+
+    SELECT p.embedding, p.kind, p.dims, p.distance, p.model, p.basis INTO present
     FROM mrl.prefixes p WHERE p.target = target AND p.prefix = prefix;
     IF FOUND THEN
-        IF (present.embedding, present.dims, present.distance, present.model)
-           = (embedding, dims, distance, coalesce(model, '')) THEN
+        IF (present.embedding, present.kind, present.dims, present.distance, present.model)
+           = (embedding, kind, dims, distance, coalesce(model, '')) AND (present.basis = basis.id) IS NOT FALSE THEN
             RETURN prefix;
         END IF;
         RAISE EXCEPTION 'prefix % of % exists as % dims of % for % (model %)', quote_ident(prefix), target,
@@ -359,24 +567,56 @@ BEGIN
                   HINT = format('To change it, run: SELECT mrl.drop_prefix(%L, %L);', target, prefix);
     END IF;
     SELECT format_type(a.atttypid, a.atttypmod) AS type INTO present
-    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-    WHERE a.attrelid = target AND a.attname = prefix AND NOT a.attisdropped AND (t.typname, a.atttypmod) <> ('halfvec', dims);
+    FROM pg_attribute a
+    WHERE a.attrelid = target AND a.attname = prefix AND NOT a.attisdropped
+      AND (a.atttypid, a.atttypmod) <> (mrl.prefix_type(kind)::oid, dims);
     IF FOUND THEN
-        RAISE EXCEPTION 'column % of % exists as %, not halfvec(%)', quote_ident(prefix), target, present.type, dims
+        RAISE EXCEPTION 'column % of % exists as %, not %', quote_ident(prefix), target, present.type, type
             USING ERRCODE = 'duplicate_column', HINT = 'Rename or drop it first.';
     END IF;
-    EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I %I.halfvec(%s)', target, prefix, mrl.vector_schema(), dims);
+    is_stale := format(CASE WHEN kind = 'binary' THEN 'mrl.is_stale(NEW.%1$I, NEW.%2$I, %3$s)'
+                            WHEN kind = 'rotate' THEN '(NEW.%1$I IS NOT NULL OR NEW.%2$I IS NOT NULL) AND NOT mrl.is_rotated(NEW.%1$I, %5$L)'
+                            ELSE 'mrl.is_stale(NEW.%1$I, NEW.%2$I, %3$s, %4$L)' END,
+                       prefix, embedding, dims, distance, basis.id);
+    EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I %s', target, prefix, type);
     EXECUTE format(
-        'CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE OF %2$I, %3$I ON %4$s FOR EACH ROW '
-        'WHEN (mrl.is_stale(NEW.%3$I, NEW.%2$I, %5$s, %6$L)) '
-        'EXECUTE FUNCTION mrl.maintain_prefix(''truncate'', %5$L, %6$L, %7$L)',
+        'CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE OF %2$I, %3$I ON %4$s FOR EACH ROW WHEN (%5$s) '
+        'EXECUTE FUNCTION mrl.maintain_prefix(%6$L, %7$L, %8$L, %9$L, %10$L)',
         -- Triggers fire in the order of their names: ours after those that may set the embedding.
-        mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, dims, distance, coalesce(model, ''));
+        mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, is_stale, kind, dims, distance, coalesce(model, ''),
+        coalesce(basis.id::text, ''));
     RETURN prefix;
 END
 $$;
 COMMENT ON FUNCTION mrl.add_prefix(regclass, name, integer, text, text, jsonb) IS
     'adds a prefix column and the trigger that keeps it; instant, existing rows wait for the backfill; returns the column';
+
+-- The version counts on from those of prefixes that the table has, whatever it was called when they were fitted.
+CREATE FUNCTION mrl.add_basis(target regclass, embedding name, distance text, rows vector[], sample integer, seed bigint,
+                              kept double precision, model text DEFAULT NULL) RETURNS uuid
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    target_name text := (SELECT format('%I.%I', n.nspname, c.relname)
+                         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target);
+    id uuid;
+BEGIN
+    IF distance IS NULL OR mrl.operator(distance) IS NULL THEN
+        PERFORM mrl.unknown_distance(distance);
+    END IF;
+    INSERT INTO mrl.bases (target, embedding, version, full_dims, dims, distance, model, sample, seed, kept, rows)
+    SELECT target_name, embedding, 1 + coalesce(max(b.version), 0), mrl.dims(rows[1]), cardinality(rows), distance,
+           coalesce(model, ''), sample, seed, kept, rows
+    FROM mrl.bases b
+    WHERE (b.target, b.embedding) = (target_name, embedding::text)
+       OR b.id IN (SELECT p.basis FROM mrl.prefixes p WHERE p.target = target AND p.embedding = embedding)
+    RETURNING bases.id INTO id;
+    RETURN id;
+END
+$$;
+COMMENT ON FUNCTION mrl.add_basis(regclass, name, text, vector[], integer, bigint, double precision, text) IS
+    'stores a learnt basis as the next version for an embedding column; returns its id, which add_prefix takes as options => {"kind": "rotate", "basis": id}';
 
 -- Which prefix serves: the one named, else the oldest with an index.
 CREATE FUNCTION mrl.find_prefix(target regclass, wanted name) RETURNS mrl.prefixes
@@ -450,7 +690,7 @@ BEGIN
             USING ERRCODE = 'feature_not_supported',
                   HINT = format('Writes wait while this runs: SELECT mrl.create_prefix_index(%L, %L, false);', target, prefix);
     END IF;
-    opclass := mrl.operator_class(spec.distance);
+    opclass := mrl.operator_class(spec.distance, spec.kind);
     statement := format('CREATE INDEX %s%I ON %s USING hnsw (%I %s)%s',
         CASE WHEN "concurrently" THEN 'CONCURRENTLY ' ELSE '' END,
         mrl.shorten((SELECT relname FROM pg_class WHERE oid = target) || '_' || prefix || '_' || opclass
@@ -578,6 +818,7 @@ DECLARE
     conditions text;
     query_value text;
     prefix_value text;
+    prefix_operator text;
     operator text;
     hits text;
 BEGIN
@@ -630,7 +871,13 @@ BEGIN
         RAISE EXCEPTION 'query has % dimensions, % of % has %', mrl.dims(query), quote_ident(spec.embedding), target, spec.full_dims
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of the table, at full size.';
     END IF;
-    IF mrl.prefix(query, spec.dims, spec.distance) IS NULL THEN
+    EXECUTE 'SELECT ' || mrl.prefix_expression('$1', spec.kind, spec.dims, spec.distance, spec.basis) || '::text' INTO prefix_value USING query;
+    IF spec.kind = 'rotate' AND NOT EXISTS (SELECT FROM mrl.bases b WHERE b.id = spec.basis) THEN
+        RAISE EXCEPTION 'basis % of prefix % is not in mrl.bases', spec.basis, quote_ident(spec.prefix)
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('Restore mrl.bases with the table, or run: mrl-pg rotate %s --dims %s', target, spec.dims);
+    END IF;
+    IF prefix_value IS NULL THEN
         RAISE EXCEPTION 'query has no prefix of % dimensions for %', spec.dims, spec.distance
             USING ERRCODE = 'invalid_parameter_value', HINT = 'It is too short, zero there, or too long for fp16: check how it was made.';
     END IF;
@@ -638,11 +885,10 @@ BEGIN
     conditions := mrl.filter_conditions(target, filter, bound);
     query_value := format('%s::%I.%s%s', CASE WHEN bound THEN '$1' ELSE quote_literal(query) END,
                           vector_schema, spec.embedding_type, '(' || spec.full_dims || ')');
-    prefix_value := format('%2$s::%1$I.halfvec(%3$s)', vector_schema,
-                           CASE WHEN bound THEN format('mrl.prefix($1, %s, %L)', spec.dims, spec.distance)
-                                ELSE quote_literal(mrl.prefix(query, spec.dims, spec.distance)) END, spec.dims);
-    operator := format('OPERATOR(%I.%s)', vector_schema,
-                       CASE spec.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' WHEN 'inner_product' THEN '<#>' END);
+    -- Made already, so a literal here too: the type alone needs no function of ours at run time.
+    prefix_value := format('%L::%s(%s)', prefix_value, mrl.prefix_type(spec.kind), spec.dims);
+    operator := format('OPERATOR(%I.%s)', vector_schema, mrl.operator(spec.distance));
+    prefix_operator := CASE WHEN spec.kind = 'binary' THEN format('OPERATOR(%I.<~>)', vector_schema) ELSE operator END;
     IF exact THEN
         -- "+ 0" is no expression of any index, so every row is compared.
         hits := format(
@@ -669,7 +915,7 @@ mrl_candidates AS MATERIALIZED (
   SELECT %3$s, %4$I
   FROM %5$s
   WHERE %7$I IS NOT NULL%6$s
-  ORDER BY %7$I %8$s (SELECT CASE WHEN mrl_settings.ef_search IS NOT NULL THEN %9$s END FROM mrl_settings)
+  ORDER BY %7$I %13$s (SELECT CASE WHEN mrl_settings.ef_search IS NOT NULL THEN %9$s END FROM mrl_settings)
   LIMIT %10$s),
 mrl_restored AS MATERIALIZED (
   SELECT counted.received,
@@ -684,7 +930,7 @@ mrl_hits AS MATERIALIZED (
   WHERE (SELECT received FROM mrl_restored) IS NOT NULL
   ORDER BY mrl_distance, %3$s LIMIT %12$s)',
             ef_search, max_scan_tuples, keys, spec.embedding,
-            source, conditions, spec.prefix, operator, prefix_value, n, query_value, k);
+            source, conditions, spec.prefix, operator, prefix_value, n, query_value, k, prefix_operator);
     END IF;
     RETURN format(
 'WITH %s

@@ -15,8 +15,12 @@ BEGIN
              WHERE p.pronamespace = 'mrl'::pg_catalog.regnamespace AND c.relnamespace = p.pronamespace);
     EXECUTE (SELECT pg_catalog.format('DROP VIEW %s', pg_catalog.string_agg(oid::pg_catalog.regclass::text, ', '))
              FROM pg_catalog.pg_class WHERE relnamespace = 'mrl'::pg_catalog.regnamespace AND relkind = 'v');
+    -- Functions read the table of bases, and its triggers call one.
+    DROP TRIGGER keep_basis ON mrl.bases;
+    DROP TRIGGER keep_bases ON mrl.bases;
     EXECUTE (SELECT pg_catalog.format('DROP FUNCTION %s', pg_catalog.string_agg(oid::pg_catalog.regprocedure::text, ', '))
              FROM pg_catalog.pg_proc WHERE pronamespace = 'mrl'::pg_catalog.regnamespace);
+    DROP TABLE mrl.bases;
     DROP SCHEMA mrl;
 END
 $$;

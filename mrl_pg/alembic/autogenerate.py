@@ -170,7 +170,7 @@ def _rewrite(
             operation.info = {name: value for name, value in operation.info.items() if name != INFO_KEY}
         elif isinstance(operation, ops.DropTableOp):
             # So that the downgrade, which is the reverse, adds them again.
-            rewritten += [_drop_prefix(operation, prefix) for prefix in there.values()]
+            rewritten += [_drop_prefix(operation, prefix) for prefix in there.values() if prefix.kind != "rotate"]
         else:
             gone = {o.column_name for o in operation.ops if isinstance(o, ops.DropColumnOp)}
             others, drops = _split(operation, specs, there)
@@ -204,7 +204,9 @@ def _split(
                 indexes += _drop_index(modify, prefix, operation)
             case _:
                 others.append(operation)
-    return others, [*indexes, *(_drop_prefix(modify, p) for name, p in present.items() if name in columns)]
+    # Models do not declare rotations, so nothing follows from their absence there.
+    dropped = [p for name, p in present.items() if name in columns and p.kind != "rotate"]
+    return others, [*indexes, *(_drop_prefix(modify, prefix) for prefix in dropped)]
 
 
 def _worth_telling(drops: Sequence[PrefixOperation], specs: Sequence[Matryoshka]) -> Iterator[PrefixOperation]:
@@ -228,13 +230,14 @@ def _indexed(drop: ops.DropIndexOp, present: Mapping[str, Prefix]) -> Prefix | N
 def _drop_index(table: ops.ModifyTableOps, prefix: Prefix, drop: ops.DropIndexOp) -> Iterator[DropPrefixIndexOp]:
     """Yields the operation for an index of ours; one of the user's own on a prefix is none of our business."""
     index = drop.to_index().dialect_kwargs
-    if index.get("postgresql_using") == "hnsw" and index.get("postgresql_where") is None:
+    if prefix.kind != "rotate" and index.get("postgresql_using") == "hnsw" and index.get("postgresql_where") is None:
         graph = index.get("postgresql_with") or {}
         yield DropPrefixIndexOp(
             table.table_name,
             prefix.embedding,
             prefix.dims,
             schema=table.schema,
+            kind=prefix.kind,
             m=int(graph.get("m", DEFAULT_M)),
             ef_construction=int(graph.get("ef_construction", DEFAULT_EF_CONSTRUCTION)),
         )
@@ -242,12 +245,20 @@ def _drop_index(table: ops.ModifyTableOps, prefix: Prefix, drop: ops.DropIndexOp
 
 def _drop_prefix(table: ops.ModifyTableOps | ops.DropTableOp, prefix: Prefix) -> DropPrefixOp:
     return DropPrefixOp(
-        table.table_name, prefix.embedding, prefix.dims, prefix.distance, prefix.model, schema=table.schema
+        table.table_name,
+        prefix.embedding,
+        prefix.dims,
+        prefix.distance,
+        prefix.model,
+        schema=table.schema,
+        kind=prefix.kind,
     )
 
 
 def _add_prefix(table: sa.Table, spec: Matryoshka) -> AddPrefixOp:
-    return AddPrefixOp(table.name, spec.column, spec.dims, spec.distance, spec.model, schema=table.schema)
+    return AddPrefixOp(
+        table.name, spec.column, spec.dims, spec.distance, spec.model, schema=table.schema, kind=spec.kind
+    )
 
 
 def _create_index(
@@ -258,6 +269,7 @@ def _create_index(
         spec.column,
         spec.dims,
         schema=table.schema,
+        kind=spec.kind,
         m=spec.m,
         ef_construction=spec.ef_construction,
         concurrently=concurrently,

@@ -84,7 +84,12 @@ def _add_prefix(operations: Operations, operation: AddPrefixOp) -> None:
     _execute(
         operations,
         statements.add_prefix(
-            operation.target, operation.embedding, operation.dims, operation.distance, operation.model
+            operation.target,
+            operation.embedding,
+            operation.dims,
+            operation.distance,
+            operation.model,
+            operation.kind,
         ),
     )
 

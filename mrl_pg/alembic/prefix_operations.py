@@ -33,15 +33,16 @@ class PrefixOperation(MrlOperation):
     distance: str = "cosine"
     model: str | None = None
     schema: str | None = None
+    kind: str = "truncate"
 
     def __post_init__(self) -> None:
-        check_dims(self.dims)
+        check_dims(self.dims, self.kind)
         check_distance(self.distance)
 
     @property
     def prefix(self) -> str:
         """The prefix column."""
-        return prefix_name(self.embedding, self.dims)
+        return prefix_name(self.embedding, self.dims, self.kind)
 
     @property
     def target(self) -> str:
@@ -53,7 +54,12 @@ class PrefixOperation(MrlOperation):
         return kind(**{f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)})
 
     def arguments(self) -> tuple[Sequence[str], dict[str, Any]]:
-        return (self.table, self.embedding), {"dims": self.dims, "schema": self.schema and str(self.schema)}
+        kind = self.kind if self.kind != "truncate" else None
+        return (self.table, self.embedding), {
+            "dims": self.dims,
+            "kind": kind,
+            "schema": self.schema and str(self.schema),
+        }
 
 
 @Operations.register_operation("mrl_add_prefix")
@@ -73,6 +79,7 @@ class AddPrefixOp(PrefixOperation):
         dims: int,
         distance: str = "cosine",
         model: str | None = None,
+        kind: str = "truncate",
         schema: str | None = None,
     ) -> None:
         """Returns nothing; adds a prefix: its column and the trigger that keeps it. Instant, no rewrite.
@@ -85,9 +92,10 @@ class AddPrefixOp(PrefixOperation):
         :param dims: length of the prefix.
         :param distance: cosine, l2 or inner_product.
         :param model: name of the embedding model, kept in the registry.
-        :raises SpecError: for dims or a distance that cannot be.
+        :param kind: truncate, the first dims as halfvec, or binary, their sign bits.
+        :raises SpecError: for dims, a distance or a kind that cannot be.
         """
-        operations.invoke(cls(table, embedding, dims, distance, model, schema))
+        operations.invoke(cls(table, embedding, dims, distance, model, schema, kind))
 
     def arguments(self) -> tuple[Sequence[str], dict[str, Any]]:
         positional, keywords = super().arguments()
@@ -113,6 +121,7 @@ class DropPrefixOp(PrefixOperation):
         embedding: str = "embedding",
         *,
         dims: int,
+        kind: str = "truncate",
         schema: str | None = None,
     ) -> None:
         """Returns nothing; drops a prefix: its trigger, column and index. Instant.
@@ -120,7 +129,7 @@ class DropPrefixOp(PrefixOperation):
         :param table: table as named in the catalog.
         :raises SpecError: for dims that cannot be.
         """
-        operations.invoke(cls(table, embedding, dims, schema=schema))
+        operations.invoke(cls(table, embedding, dims, schema=schema, kind=kind))
 
     def reverse(self) -> AddPrefixOp:
         return self.turned_into(AddPrefixOp)
@@ -166,6 +175,7 @@ class CreatePrefixIndexOp(PrefixIndexOperation):
         m: int = DEFAULT_M,
         ef_construction: int = DEFAULT_EF_CONSTRUCTION,
         allow_missing: bool = False,
+        kind: str = "truncate",
         schema: str | None = None,
     ) -> None:
         """Returns nothing; builds the HNSW index of a prefix, unless a valid one of this definition is there.
@@ -182,7 +192,7 @@ class CreatePrefixIndexOp(PrefixIndexOperation):
         :raises MrlError: while rows lack a prefix that they could have; with ``concurrently`` in a transaction that
             is not Alembic's own.
         """
-        operation = cls(table, embedding, dims, schema=schema, m=m, ef_construction=ef_construction)
+        operation = cls(table, embedding, dims, schema=schema, kind=kind, m=m, ef_construction=ef_construction)
         operation.concurrently, operation.allow_missing = concurrently, allow_missing
         operations.invoke(operation)
 
@@ -215,6 +225,7 @@ class DropPrefixIndexOp(PrefixIndexOperation):
         concurrently: bool = False,
         m: int = DEFAULT_M,
         ef_construction: int = DEFAULT_EF_CONSTRUCTION,
+        kind: str = "truncate",
         schema: str | None = None,
     ) -> None:
         """Returns nothing; drops the index of a prefix that has this m and ef_construction, whatever its name.
@@ -225,7 +236,7 @@ class DropPrefixIndexOp(PrefixIndexOperation):
         :param concurrently: without a lock that stops searches and writes; commits what the revision did before.
         :raises MrlError: with ``concurrently`` in a transaction that is not Alembic's own.
         """
-        operation = cls(table, embedding, dims, schema=schema, m=m, ef_construction=ef_construction)
+        operation = cls(table, embedding, dims, schema=schema, kind=kind, m=m, ef_construction=ef_construction)
         operation.concurrently = concurrently
         operations.invoke(operation)
 

@@ -15,6 +15,7 @@ from mrl_pg.cli.demo import demo
 from mrl_pg.cli.embed import embed
 from mrl_pg.cli.errors import Stopped, explain
 from mrl_pg.cli.prefixes import add_prefix, backfill, drop_prefix, index, status
+from mrl_pg.cli.rotate import rotate
 from mrl_pg.cli.schema import create_table, install, migrate, uninstall
 from mrl_pg.cli.search import search
 
@@ -63,6 +64,7 @@ for command in (
     migrate,
     create_table,
     add_prefix,
+    rotate,
     backfill,
     index,
     search,

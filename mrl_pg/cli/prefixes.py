@@ -11,8 +11,8 @@ import click
 from mrl_pg.cli.connection import connected, dsn_option
 from mrl_pg.cli.errors import Stopped
 from mrl_pg.cli.output import json_option, print_json, print_sql, print_table, progress, size, sql_option
-from mrl_pg.cli.schema import distance_option, model_option
-from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, Distance, check_dims
+from mrl_pg.cli.schema import distance_option, kind_option, model_option
+from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, Distance, Kind, check_dims
 
 if TYPE_CHECKING:
     import psycopg
@@ -33,6 +33,7 @@ prefix_option = click.option("--prefix", help="Prefix column; needed where the t
 @click.argument("table")
 @click.option("--dims", type=int, required=True, help="Length of the prefix.")
 @click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
+@kind_option
 @distance_option
 @model_option
 @lock_timeout_option
@@ -42,6 +43,7 @@ def add_prefix(
     table: str,
     dims: int,
     embedding: str,
+    kind: Kind,
     distance: Distance,
     model: str | None,
     lock_timeout: float,
@@ -58,12 +60,13 @@ def add_prefix(
     from mrl_pg.registry import split_name
 
     if show_sql:
-        check_dims(dims)
-        print_sql(statements.add_prefix(statements.quoted(*split_name(table)), embedding, dims, distance, model))
+        check_dims(dims, kind)
+        name = statements.quoted(*split_name(table))
+        print_sql(statements.add_prefix(name, embedding, dims, distance, model, kind))
         return
     with connected(dsn) as conn:
         prefix = mrl.add_prefix(
-            conn, table, embedding, dims=dims, distance=distance, model=model, lock_timeout=lock_timeout
+            conn, table, embedding, dims=dims, kind=kind, distance=distance, model=model, lock_timeout=lock_timeout
         )
     click.echo(f"Added {prefix} to {table}. Next: mrl-pg backfill {quote(table)} --prefix {quote(prefix)}")
 
@@ -232,23 +235,29 @@ def _print_batch(conn: psycopg.Connection[Any], table: str, prefix: str | None, 
     from psycopg import ClientCursor
 
     import mrl_pg.psycopg as mrl
+    from mrl_pg import statements
     from mrl_pg.backfill import BackfillProgress, batches
     from mrl_pg.psycopg.run import compiled
     from mrl_pg.registry import named_prefix
 
     known = mrl.describe(conn, table)
     chosen = named_prefix(known, prefix)
+    if chosen.kind == "rotate":
+        # Between its statements numpy works; what follows is slower, and comes to the same.
+        click.echo("-- Done in batches, by numpy. The same by the trigger, in one statement:")
+        print_sql(statements.touch(statements.table(known)[0], chosen))
+        return
     steps = batches(
         known, chosen, BackfillProgress(chosen.prefix, 0), batch_size=lambda: batch_size, on_batch=lambda _: None
     )
     cursor = ClientCursor(conn)
-    find, values = next(steps)
-    print_sql(cursor.mogrify(compiled(find), values))
+    find = next(steps)
+    print_sql(cursor.mogrify(compiled(find.statement), find.values))
     try:
-        fill, values = steps.send(cursor.execute(compiled(find), values).fetchall())
+        fill = steps.send(cursor.execute(compiled(find.statement), find.values).fetchall())
     except StopIteration:
         return
-    print_sql(cursor.mogrify(compiled(fill), values))
+    print_sql(cursor.mogrify(compiled(fill.statement), fill.values))
 
 
 @click.command(epilog="\b\nExample:\n  mrl-pg index documents")

@@ -8,7 +8,7 @@ import click
 
 from mrl_pg.cli.connection import connected, dsn_option, engine_on
 from mrl_pg.cli.output import print_sql, sql_option
-from mrl_pg.spec import OPERATORS, Matryoshka
+from mrl_pg.spec import DECLARED_KINDS, OPERATORS, Matryoshka
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -21,6 +21,13 @@ distance_option = click.option(
     help="How far apart embeddings are; smaller is nearer.",
 )
 model_option = click.option("--model", help="Model that makes the embeddings, for the record.")
+kind_option = click.option(
+    "--kind",
+    type=click.Choice(DECLARED_KINDS),
+    default="truncate",
+    show_default=True,
+    help="truncate: the first dims as halfvec. binary: their sign bits, of some dims or of all.",
+)
 
 
 @click.command(epilog="\b\nExample:\n  mrl-pg install --dsn postgresql://localhost/app")
@@ -80,6 +87,7 @@ def uninstall(dsn: str, show_sql: bool) -> None:
 @click.argument("name")
 @click.option("--full-dims", type=int, required=True, help="Length of the embeddings.")
 @click.option("--dims", type=int, required=True, help="Length of their prefix.")
+@kind_option
 @distance_option
 @model_option
 @click.option(
@@ -114,6 +122,7 @@ def create_table(name: str, dsn: str, show_sql: bool, **spec: Any) -> None:
             matryoshka.dims,
             matryoshka.distance,
             matryoshka.model,
+            matryoshka.kind,
         )
         made: list[ClauseElement] = [CreateTable(table), *map(CreateIndex, table.indexes), add_prefix]
         for statement in made:

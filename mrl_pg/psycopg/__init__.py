@@ -10,6 +10,7 @@ from mrl_pg.psycopg.embed import embed, search_text
 from mrl_pg.psycopg.index import create_index
 from mrl_pg.psycopg.install import install, uninstall, version
 from mrl_pg.psycopg.prefixes import add_prefix, drop_prefix, status
+from mrl_pg.psycopg.rotate import rotate
 from mrl_pg.psycopg.search import (
     describe,
     search,
@@ -27,6 +28,7 @@ __all__ = [
     "drop_prefix",
     "embed",
     "install",
+    "rotate",
     "search",
     "search_async",
     "search_many",

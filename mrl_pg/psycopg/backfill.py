@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -13,11 +13,14 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from mrl_pg import statements
-from mrl_pg.backfill import DEFAULT_BATCH_SIZE, FIRST_BATCH_SIZE, BackfillProgress, batches, next_size
+from mrl_pg.backfill import DEFAULT_BATCH_SIZE, FIRST_BATCH_SIZE, BackfillProgress, Step, batches, next_size
 from mrl_pg.errors import BackfillError, MrlError
-from mrl_pg.psycopg.run import Rows, compiled, execute
+from mrl_pg.psycopg.basis import basis_of
+from mrl_pg.psycopg.run import PackedDumper, Rows, compiled, execute, run
 from mrl_pg.psycopg.search import describe, forget
 from mrl_pg.registry import TableName, named_prefix
+from mrl_pg.spec import Prefix
+from mrl_pg.vectors import Packed
 
 # A batch waits this long for rows that others hold, and is tried this often before the backfill gives up.
 DEFAULT_LOCK_TIMEOUT = 1.0
@@ -45,8 +48,9 @@ def backfill(
 ) -> BackfillProgress:
     """Returns how many rows were filled after giving every row that lacks its prefix one.
 
-    Runs inside the database in batches in key order, each a short transaction. Stopped anywhere, it goes on
-    when it is run again. Safe beside inserts, updates and deletes: rows are locked before they are read.
+    Runs in batches in key order, each a short transaction, inside the database; only rotations are made here, of
+    embeddings that are read for it. Stopped anywhere, it goes on when it is run again. Safe beside inserts, updates
+    and deletes: rows are locked before they are read.
 
     :param conn: a connection outside a transaction.
     :param prefix: the prefix column; needed where the table has several.
@@ -84,15 +88,17 @@ def backfill(
             on_progress(progress)
         time.sleep(sleep)
 
+    with conn.transaction():
+        basis = run(conn, basis_of(chosen))
     size = min(FIRST_BATCH_SIZE, batch_size)
-    steps = batches(known, chosen, progress, batch_size=lambda: size, max_rows=max_rows, on_batch=on_batch)
+    steps = batches(known, chosen, progress, batch_size=lambda: size, max_rows=max_rows, on_batch=on_batch, basis=basis)
     try:
-        statement, values = next(steps)
+        step = next(steps)
         while True:
             done, began = progress.done, time.monotonic()
-            rows = _run(conn, compiled(statement), values, lock_timeout, progress)
+            rows = _run(conn, step, chosen, lock_timeout, progress)
             seconds = time.monotonic() - began
-            statement, values = steps.send(rows)
+            step = steps.send(rows)
             if progress.done > done:
                 size = next_size(size, seconds, batch_size)
     except StopIteration:
@@ -101,8 +107,8 @@ def backfill(
 
 def _run(
     conn: Connection[Any],
-    text: str,
-    values: Mapping[str, Any],
+    step: Step,
+    prefix: Prefix,
     lock_timeout: float,
     progress: BackfillProgress,
 ) -> Rows:
@@ -111,14 +117,21 @@ def _run(
             with conn.transaction(), Cursor(conn, row_factory=tuple_row) as cursor:
                 # The next rows come by the index of the key, whatever stale statistics say of the prefix column:
                 # a sort would read the whole table for every batch. And no batch waits for the disk: one that a
-                # crash of the server takes back is filled by the next run.
+                # crash of the server takes back is filled by the next run. mrl.backfill tells the trigger of a
+                # rotation that its prefixes are made.
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")  # whatever the connection's default
                 cursor.execute(
                     "SELECT set_config('lock_timeout', %s, true), set_config('enable_sort', 'off', true), "
-                    "set_config('synchronous_commit', 'off', true)",
-                    (f"{max(1, round(lock_timeout * 1000))}ms",),
+                    "set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), "
+                    "set_config('synchronous_commit', 'off', true), set_config('mrl.backfill', %s, true)",
+                    (f"{max(1, round(lock_timeout * 1000))}ms", prefix.basis or ""),
                 )
-                return cursor.execute(text, values).fetchall()
+                cursor.adapters.register_dumper(Packed, PackedDumper)
+                rows = cursor.execute(compiled(step.statement), step.values, binary=step.then is not None).fetchall()
+                if step.then is None:
+                    return rows
+                statement, values = step.then(rows)
+                return cursor.execute(compiled(statement), values, binary=False).fetchall()
         except _TRY_AGAIN as error:
             if attempt == MAX_ATTEMPTS:
                 raise BackfillError(

@@ -91,7 +91,7 @@ def create_index(
             else:
                 execute(conn, build)
         forget(conn, target)
-        return _valid(conn, indexes) or index_name(known.name, chosen.prefix, chosen.distance, **graph)
+        return _valid(conn, indexes) or index_name(known.name, chosen.prefix, chosen.distance, chosen.kind, **graph)
 
 
 def concurrent_statement(conn: Connection[Any], build: ClauseElement) -> str:

@@ -14,7 +14,7 @@ from mrl_pg.errors import MrlError
 from mrl_pg.psycopg.run import check_installed, execute
 from mrl_pg.psycopg.search import forget
 from mrl_pg.registry import TableName, split_name
-from mrl_pg.spec import Distance, check_dims, check_distance
+from mrl_pg.spec import Distance, Kind, check_dims, check_distance
 
 # The table is locked for an instant; but while we wait for that, everyone else waits behind us.
 DEFAULT_LOCK_TIMEOUT = 2.0
@@ -28,6 +28,7 @@ def add_prefix(
     dims: int,
     distance: Distance = "cosine",
     model: str | None = None,
+    kind: Kind = "truncate",
     lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
 ) -> str:
     """Returns the prefix column after adding it and its trigger; instant, existing rows wait for the backfill.
@@ -37,17 +38,18 @@ def add_prefix(
     :param target: table as named in the catalog.
     :param embedding: column of the full embedding, vector or halfvec.
     :param dims: length of the prefix.
+    :param kind: ``truncate``, the first dims as halfvec, or ``binary``, their sign bits.
     :param lock_timeout: seconds to wait for the table: whoever comes later waits behind us.
     :raises MrlError: where the table could not be had in that time; nothing has changed then.
-    :raises SpecError: for dims or a distance that cannot be.
+    :raises SpecError: for dims, a distance or a kind that cannot be.
     :raises NotInstalledError: where the schema mrl is missing.
     """
-    check_dims(dims)
+    check_dims(dims, kind)
     check_distance(distance)
     check_installed(conn)
     name = statements.quoted(*split_name(target))
     with _lock_timeout(conn, target, lock_timeout):
-        column: str = execute(conn, statements.add_prefix(name, embedding, dims, distance, model))[0][0]
+        column: str = execute(conn, statements.add_prefix(name, embedding, dims, distance, model, kind))[0][0]
     forget(conn, target)
     return column
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import psycopg
@@ -15,6 +16,7 @@ from sqlalchemy.sql import ClauseElement
 
 from mrl_pg.errors import NotInstalledError
 from mrl_pg.statements import PROBE
+from mrl_pg.vectors import Packed as Packed
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 # What a verb does, apart from the waiting: statements go out, rows (or the driver's error) come in.
@@ -28,11 +30,17 @@ def compiled(statement: ClauseElement) -> str:
     return str(statement.compile(dialect=_dialect))
 
 
-def execute(conn: Connection[Any], statement: ClauseElement) -> Rows:
-    """Returns the rows of a statement that carries its values."""
+def execute(
+    conn: Connection[Any],
+    statement: ClauseElement,
+    values: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    binary: bool = False,
+) -> Rows:
+    """Returns the rows of a statement that carries its values, but for those given."""
     ready = statement.compile(dialect=_dialect)
     with Cursor(conn, row_factory=tuple_row) as cursor:
-        return cursor.execute(str(ready), ready.params).fetchall()
+        return cursor.execute(str(ready), {**ready.params, **values}, binary=binary).fetchall()
 
 
 def check_installed(conn: Connection[Any]) -> None:
@@ -45,16 +53,14 @@ def execute_many(conn: Connection[Any], statement: ClauseElement, values: Sequen
     """Returns how many rows a statement has changed, run for each of several sets of values in few round trips."""
     ready = statement.compile(dialect=_dialect)
     with Cursor(conn, row_factory=tuple_row) as cursor:
-        cursor.adapters.register_dumper(Packed, _PackedDumper)
+        cursor.adapters.register_dumper(Packed, PackedDumper)
         cursor.executemany(str(ready), [{**ready.params, **one} for one in values])
         return cursor.rowcount
 
 
-class Packed(bytes):
-    """A vector in pgvector's binary form."""
+class PackedDumper(Dumper):
+    """Passes on what is in binary form already."""
 
-
-class _PackedDumper(Dumper):
     format = Format.BINARY
 
     def dump(self, obj: Packed) -> bytes:
@@ -65,7 +71,7 @@ def run(conn: Connection[Any], steps: Steps) -> Any:
     """Returns what the steps return; runs their statements on a connection."""
     # Our own cursor: the connection's row factory, cursor class and adapters stay its user's.
     with Cursor(conn, row_factory=tuple_row) as cursor:
-        cursor.adapters.register_dumper(Packed, _PackedDumper)
+        cursor.adapters.register_dumper(Packed, PackedDumper)
         try:
             step = next(steps)
             while True:
@@ -82,7 +88,7 @@ def run(conn: Connection[Any], steps: Steps) -> Any:
 async def run_async(conn: AsyncConnection[Any], steps: Steps) -> Any:
     """Returns what the steps return; runs their statements on an AsyncConnection."""
     async with AsyncCursor(conn, row_factory=tuple_row) as cursor:
-        cursor.adapters.register_dumper(Packed, _PackedDumper)
+        cursor.adapters.register_dumper(Packed, PackedDumper)
         try:
             step = next(steps)
             while True:

@@ -19,11 +19,12 @@ from typing_extensions import Unpack
 
 from mrl_pg import statements
 from mrl_pg.errors import NotInstalledError, SearchError
-from mrl_pg.psycopg.run import Packed, Rows, Steps, compiled, run, run_async
+from mrl_pg.psycopg.basis import basis_of
+from mrl_pg.psycopg.run import Rows, Steps, compiled, run, run_async
 from mrl_pg.registry import TARGET_SECONDS, TableName, Target, choose_prefix, read_target, split_name
 from mrl_pg.search import FilterShape, Hit, SearchOptions, SearchPlan, SearchResult, read_filter, search_plan
 from mrl_pg.spec import Prefix
-from mrl_pg.vectors import VectorLike, prefixes, query_vector, to_binary, to_text
+from mrl_pg.vectors import FloatArray, Packed, VectorLike, prefixes_of, query_vector, to_binary, to_text
 
 Result: TypeAlias = SearchResult[dict[str, Any]]
 
@@ -120,10 +121,9 @@ def search_sql(
     vector = query_vector(query, chosen)
     shape, values = read_filter(filter)
     names = _names(known, columns)
-    parameters = values | {
-        "query": to_text(vector),
-        "prefix": to_text(prefixes(vector, chosen.dims, chosen.distance)),
-    }
+    parameters = values | {"query": to_text(vector)}
+    if not plan.exact:
+        parameters["prefix"] = to_text(prefixes_of(vector, chosen, run(conn, basis_of(chosen))))
     return psycopg.ClientCursor(conn).mogrify(_search_text(known, chosen, plan, names, shape), parameters)
 
 
@@ -164,11 +164,11 @@ def _search(
     plan = search_plan(**options)
     shape, values = read_filter(filter)
 
-    def parameters(chosen: Prefix) -> dict[str, Any]:
+    def parameters(chosen: Prefix, basis: FloatArray | None) -> dict[str, Any]:
         vector = query_vector(query, chosen)
-        short = prefixes(vector, chosen.dims, chosen.distance)
         full = vector.astype(np.float16) if chosen.embedding_type == "halfvec" else vector
-        return values | {"query": Packed(to_binary(full)), "prefix": Packed(to_binary(short))}
+        given = values | {"query": Packed(to_binary(full))}
+        return given if plan.exact else given | {"prefix": Packed(to_binary(prefixes_of(vector, chosen, basis)))}
 
     names, rows = yield from _searched(conn, target, columns, prefix, plan, shape, parameters, _search_text)
     return _result(names, rows, plan)
@@ -189,10 +189,10 @@ def _search_many(
     if not queries:
         return []
 
-    def parameters(chosen: Prefix) -> dict[str, Any]:
+    def parameters(chosen: Prefix, basis: FloatArray | None) -> dict[str, Any]:
         vectors = np.stack([query_vector(query, chosen) for query in queries])
-        shorts = prefixes(vectors, chosen.dims, chosen.distance)
-        return values | {"queries": [*map(to_text, vectors)], "prefixes": [*map(to_text, shorts)]}
+        shorts = [None] * len(vectors) if plan.exact else [*map(to_text, prefixes_of(vectors, chosen, basis))]
+        return values | {"queries": [*map(to_text, vectors)], "prefixes": shorts}
 
     names, rows = yield from _searched(conn, target, columns, prefix, plan, shape, parameters, _search_many_text)
     grouped: dict[int, Rows] = {n: [] for n in range(1, len(queries) + 1)}
@@ -208,7 +208,7 @@ def _searched(
     prefix: str | None,
     plan: SearchPlan,
     shape: FilterShape,
-    parameters: Callable[[Prefix], dict[str, Any]],
+    parameters: Callable[[Prefix, FloatArray | None], dict[str, Any]],
     text: Callable[[Target, Prefix, SearchPlan, tuple[str, ...], FilterShape], str],
 ) -> Generator[tuple[str, Mapping[str, Any]], Rows, tuple[tuple[str, ...], Rows]]:
     """Returns (columns, rows); a table that has changed since it was described is described again, once."""
@@ -219,13 +219,14 @@ def _searched(
             chosen = choose_prefix(known, prefix, exact=plan.exact)
             names = _names(known, columns)
             statement = text(known, chosen, plan, names, shape)
+            basis = None if plan.exact else (yield from basis_of(chosen))
         except SearchError:
             forget(conn, target)
             if fresh:
                 raise
             continue
         try:
-            return names, (yield statement, parameters(chosen))
+            return names, (yield statement, parameters(chosen, basis))
         except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
             forget(conn, target)
             # In a transaction of the caller's nothing more can run.

@@ -30,7 +30,10 @@ class MatryoshkaMixin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         for spec in cls.__dict__.get("__matryoshka__", ()):
-            for name, kind in ((spec.column, _full_type(spec)), (spec.prefix, HALFVEC(spec.dims))):
+            for name, kind in (
+                (spec.column, _full_type(spec)),
+                (spec.prefix, statements.prefix_type(spec.kind, spec.dims)),
+            ):
                 if not hasattr(cls, name):
                     setattr(cls, name, orm.mapped_column(name, kind, nullable=True, deferred=True))
         super().__init_subclass__(**kwargs)
@@ -57,7 +60,10 @@ def declare(table: sa.Table, *specs: Matryoshka) -> None:
     for spec in specs:
         if spec in declared:
             continue
-        for name, kind in ((spec.column, _full_type(spec)), (spec.prefix, HALFVEC(spec.dims))):
+        for name, kind in (
+            (spec.column, _full_type(spec)),
+            (spec.prefix, statements.prefix_type(spec.kind, spec.dims)),
+        ):
             if name not in table.c:
                 table.append_column(sa.Column(name, kind, nullable=True))
         prefix_index(table, spec)
@@ -120,4 +126,4 @@ def _add_prefixes(table: sa.Table, connection: sa.Connection, **_: Any) -> None:
     translated = connection.get_execution_options().get("schema_translate_map", {})
     name = statements.quoted(translated.get(table.schema, table.schema), table.name)
     for spec in table.info[INFO_KEY]:
-        connection.execute(statements.add_prefix(name, spec.column, spec.dims, spec.distance, spec.model))
+        connection.execute(statements.add_prefix(name, spec.column, spec.dims, spec.distance, spec.model, spec.kind))

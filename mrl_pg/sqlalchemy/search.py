@@ -20,8 +20,9 @@ from mrl_pg.errors import NotInstalledError, SearchError
 from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefix, read_target
 from mrl_pg.search import Hit, SearchOptions, SearchPlan, SearchResult, search_plan
 from mrl_pg.spec import Matryoshka, Prefix
+from mrl_pg.sqlalchemy.basis import basis_of
 from mrl_pg.sqlalchemy.model import INFO_KEY
-from mrl_pg.vectors import VectorLike, prefixes, query_vector, to_text
+from mrl_pg.vectors import FloatArray, VectorLike, prefixes_of, query_vector, to_text
 
 Row = TypeVar("Row")
 Filter: TypeAlias = Sequence[ColumnElement[bool]] | ColumnElement[bool]
@@ -56,8 +57,8 @@ def search(
     """
     plan = search_plan(**options)
 
-    def parameters(chosen: Prefix) -> dict[str, Any]:
-        return dict(zip(("mrl_query", "mrl_prefix"), _texts(query, chosen), strict=True))
+    def parameters(chosen: Prefix, basis: FloatArray | None) -> dict[str, Any]:
+        return dict(zip(("mrl_query", "mrl_prefix"), _texts(query, chosen, plan, basis), strict=True))
 
     source, rows = _searched(session, target, prefix, plan, filter, _search, parameters)
     return _result(source, rows, plan)
@@ -91,8 +92,8 @@ def search_many(
     if not queries:
         return []
 
-    def parameters(chosen: Prefix) -> dict[str, Any]:
-        full, short = zip(*(_texts(query, chosen) for query in queries), strict=True)
+    def parameters(chosen: Prefix, basis: FloatArray | None) -> dict[str, Any]:
+        full, short = zip(*(_texts(query, chosen, plan, basis) for query in queries), strict=True)
         return {"mrl_queries": list(full), "mrl_prefixes": list(short)}
 
     source, rows = _searched(session, target, prefix, plan, filter, _search_many, parameters)
@@ -141,7 +142,7 @@ def search_statement(
         raise SearchError(f"{source.table.name} declares {wanted}. Add it to __matryoshka__, or use search().")
     # Unique, so that the statement composes with others that have a parameter of that name.
     where = _conditions(filter)
-    full, short = (sa.bindparam("mrl", text, type_=sa.Text(), unique=True) for text in _texts(query, chosen))
+    full, short = (sa.bindparam("mrl", text, type_=sa.Text(), unique=True) for text in _texts(query, chosen, plan))
     found, _ = statements.hits(
         source.table, source.key, chosen, plan, query=full, prefix_query=short, source=target, where=where
     )
@@ -159,9 +160,9 @@ class _Source:
         self.mapper = inspected if isinstance(inspected, orm.Mapper) else None
         self.table: sa.Table = self.mapper.local_table if self.mapper else target  # type: ignore[assignment]
         self.key = list(self.table.primary_key.columns)
-        self.columns: list[Any] = (
-            [target] if self.mapper else [c for c in self.table.c if not isinstance(c.type, VECTOR | HALFVEC)]
-        )
+        bits = {spec.prefix for spec in self.table.info.get(INFO_KEY, ())}
+        scalars = [c for c in self.table.c if not isinstance(c.type, VECTOR | HALFVEC) and c.name not in bits]
+        self.columns: list[Any] = [target] if self.mapper else scalars
         if not self.key:
             raise SearchError(
                 f"{self.table.name} has no primary key. Run: ALTER TABLE {self.table.name} ADD PRIMARY KEY (...);"
@@ -181,7 +182,7 @@ def _searched(
     plan: SearchPlan,
     filter: Filter,
     build: Build,
-    parameters: Callable[[Prefix], dict[str, Any]],
+    parameters: Callable[[Prefix, FloatArray | None], dict[str, Any]],
 ) -> tuple[_Source, Sequence[sa.Row[Any]]]:
     where = _conditions(filter)
     source = _source(target)
@@ -202,7 +203,7 @@ def _searched(
             forget(connection, source.table)
             if fresh:
                 raise
-    values = parameters(chosen)
+    values = parameters(chosen, None if plan.exact else basis_of(connection, chosen))
     statement = build(source, chosen, plan, where) if where else _unfiltered(build, source, chosen, plan)
     try:
         if isinstance(session, sa.Connection):
@@ -266,10 +267,12 @@ def _result(source: _Source, rows: Sequence[sa.Row[Any]], plan: SearchPlan) -> S
     return SearchResult(hits, requested=plan.candidates, received=rows[0][width + 1] if rows else 0)
 
 
-def _texts(query: VectorLike, prefix: Prefix) -> tuple[str, str]:
-    """Returns a query and its prefix as text, because that is what every driver passes on."""
+def _texts(
+    query: VectorLike, prefix: Prefix, plan: SearchPlan, basis: FloatArray | None = None
+) -> tuple[str, str | None]:
+    """Returns a query and its prefix as text, because that is what every driver passes on; exact, without a prefix."""
     vector = query_vector(query, prefix)
-    return to_text(vector), to_text(prefixes(vector, prefix.dims, prefix.distance))
+    return to_text(vector), None if plan.exact else to_text(prefixes_of(vector, prefix, basis))
 
 
 def _search(source: _Source, prefix: Prefix, plan: SearchPlan, where: Conditions) -> sa.Select[Any]:

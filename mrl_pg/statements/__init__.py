@@ -4,7 +4,16 @@ Names given by users become identifiers of SQLAlchemy, values become parameters.
 (dims, limits) is a literal, checked to be a whole number before it gets here.
 """
 
-from mrl_pg.statements.backfill import backfill_batch, backfill_bound, missing
+from mrl_pg.statements.backfill import (
+    HALFVEC_OID,
+    backfill_batch,
+    backfill_bound,
+    backfill_rows,
+    backfill_write,
+    missing,
+    touch,
+)
+from mrl_pg.statements.basis import BASIS, FIT, add_basis, count_embeddings, embeddings_of, sample
 from mrl_pg.statements.catalog import (
     DESCRIBE,
     INDEX_BUILDERS,
@@ -19,12 +28,15 @@ from mrl_pg.statements.catalog import (
     set_lock_timeout,
     status,
 )
-from mrl_pg.statements.parts import Key, literal, quoted, table
+from mrl_pg.statements.parts import Key, literal, prefix_type, quoted, table
 from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_prefix, drop_prefix_index
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
 __all__ = [
+    "BASIS",
     "DESCRIBE",
+    "FIT",
+    "HALFVEC_OID",
     "INDEX_BUILDERS",
     "INDEX_PROGRESS",
     "IS_EXTENSION",
@@ -36,21 +48,29 @@ __all__ = [
     "UNINSTALL_IF_UNUSED",
     "VERSION",
     "Key",
+    "add_basis",
     "add_prefix",
     "backfill_batch",
     "backfill_bound",
+    "backfill_rows",
+    "backfill_write",
+    "count_embeddings",
     "create_prefix_index",
     "drop_prefix",
     "drop_prefix_index",
+    "embeddings_of",
     "filter_conditions",
     "hits",
     "joined",
     "literal",
     "missing",
+    "prefix_type",
     "quoted",
+    "sample",
     "search",
     "search_many",
     "set_lock_timeout",
     "status",
     "table",
+    "touch",
 ]

@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
+from pgvector.sqlalchemy import HALFVEC
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import NULLTYPE
 
+from mrl_pg.registry import Target
 from mrl_pg.spec import Prefix
-from mrl_pg.statements.parts import Key, column_of, number, text
+from mrl_pg.statements.parts import Key, NamedType, column_of, number, text
+
+# What an array of them says in binary that it is made of.
+HALFVEC_OID = sa.text("SELECT CAST(CAST('halfvec' AS regtype) AS oid)")
 
 
 def missing(table: sa.TableClause, prefix: Prefix) -> sa.Select[Any]:
@@ -37,7 +43,11 @@ def backfill_batch(table: sa.TableClause, key: Key, prefix: Prefix, *, resume: b
 
     :param resume: as in :func:`backfill_bound`, whose row goes into the parameters ``bound_0``, ``bound_1``, …
     """
-    made = sa.func.mrl.prefix(column_of(table, prefix.embedding), number(prefix.dims), text(prefix.distance))
+    embedding = column_of(table, prefix.embedding)
+    if prefix.kind == "binary":
+        made = sa.func.mrl.bits(embedding, number(prefix.dims))
+    else:
+        made = sa.func.mrl.prefix(embedding, number(prefix.dims), text(prefix.distance))
     after = [_after(key, "last")] if resume else []
     return (
         sa.update(table)
@@ -45,6 +55,50 @@ def backfill_batch(table: sa.TableClause, key: Key, prefix: Prefix, *, resume: b
         .where(*_unfilled(table, prefix), *after, ~_after(key, "bound"))
         .returning(*key, column_of(table, prefix.prefix).is_(None).label("impossible"))
     )
+
+
+def backfill_rows(table: sa.TableClause, key: Key, prefix: Prefix, *, resume: bool) -> sa.Select[Any]:
+    """Returns the statement that locks a batch and reads it: the keys as text, the embeddings as bytes.
+
+    What it reads stays true until its transaction ends, which is when :func:`backfill_write` has written.
+    Parameters are those of :func:`backfill_batch`.
+    """
+    after = [_after(key, "last")] if resume else []
+    columns: list[Any] = [sa.cast(column, sa.Text) for column in key]
+    return (
+        sa.select(*columns, sa.func.mrl.to_bytes(column_of(table, prefix.embedding)))
+        .select_from(table)
+        .where(*_unfilled(table, prefix), *after, ~_after(key, "bound"))
+        .order_by(*key)
+        .with_for_update(key_share=True)
+    )
+
+
+def backfill_write(target: Target, table: sa.TableClause, key: Key, prefix: Prefix) -> sa.Update:
+    """Returns the statement that writes prefixes made elsewhere; its rows are those of :func:`backfill_batch`.
+
+    Keys go as text (``keys_0``, …) and are cast to their types, which is right for any type; ``prefixes`` may be
+    shorter, and what is left has none.
+    """
+    names = [f"key_{n}" for n in range(len(key))]
+    keys = [sa.cast(sa.bindparam(f"keys_{n}", type_=NULLTYPE), ARRAY(sa.Text)) for n in range(len(key))]
+    prefixes = sa.cast(sa.bindparam("prefixes", type_=NULLTYPE), ARRAY(HALFVEC()))
+    made = sa.func.unnest(*keys, prefixes).table_valued(*names, "prefix", name="mrl_made").render_derived()
+    same = [
+        column == sa.cast(made.c[name], NamedType(target.column_type(column.name)))
+        for column, name in zip(key, names, strict=True)
+    ]
+    return (
+        sa.update(table)
+        .values({prefix.prefix: made.c.prefix})
+        .where(*same)
+        .returning(*key, column_of(table, prefix.prefix).is_(None).label("impossible"))
+    )
+
+
+def touch(table: sa.TableClause, prefix: Prefix) -> sa.Update:
+    """Returns the statement that has the trigger fill every row that lacks its prefix."""
+    return sa.update(table).values({prefix.embedding: table.c[prefix.embedding]}).where(*_unfilled(table, prefix))
 
 
 def _after(key: Key, name: str) -> ColumnElement[bool]:

@@ -58,7 +58,8 @@ SELECT mrl.version(),
                                   ORDER BY a.attnum), '[]')::text
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-          AND t.typname NOT IN ('vector', 'halfvec', 'sparsevec')),
+          AND t.typname NOT IN ('vector', 'halfvec', 'sparsevec')
+          AND NOT EXISTS (SELECT FROM mrl.prefixes p WHERE p.target = c.oid AND p.position = a.attnum)),
        (SELECT coalesce(jsonb_agg(to_jsonb(p) ORDER BY p.position), '[]')::text
         FROM mrl.prefixes p WHERE p.target = c.oid)
 FROM (SELECT to_regclass(concat_ws('.', quote_ident(CAST(:schema AS text)), quote_ident(CAST(:name AS text))))::oid
@@ -85,7 +86,7 @@ JOIN pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_am am ON am.oid = c.relam AND am.amname = 'hnsw'
-JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[0] AND o.opcname = mrl.operator_class(p.distance)
+JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[0] AND o.opcname = mrl.operator_class(p.distance, p.kind)
 CROSS JOIN LATERAL (SELECT coalesce(jsonb_object_agg(option_name, option_value), '{}') AS options
                     FROM pg_catalog.pg_options_to_table(c.reloptions)) r
 WHERE p.target = CAST(:target AS regclass) AND p.prefix = :prefix

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import REGCLASS, dialect
+from pgvector.sqlalchemy import HALFVEC
+from sqlalchemy.dialects.postgresql import BIT, REGCLASS, dialect
 from sqlalchemy.sql import ClauseElement, ColumnElement
+from sqlalchemy.types import UserDefinedType
 
 from mrl_pg.errors import SearchError
 from mrl_pg.registry import Target
@@ -37,6 +39,23 @@ def table(target: Target) -> tuple[sa.TableClause, list[ColumnElement[Any]]]:
 def column_of(table: sa.FromClause, name: str) -> ColumnElement[Any]:
     """A column of the table, also one that a reflected or mapped table leaves out."""
     return next((c for c in table.c if c.name == name), sa.column(name, _selectable=table))
+
+
+class NamedType(UserDefinedType[Any]):
+    """A type that the catalog named (format_type, so it is quoted where it must be)."""
+
+    cache_ok = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_col_spec(self, **_: Any) -> str:
+        return self.name
+
+
+def prefix_type(kind: str, dims: int) -> HALFVEC | BIT:
+    """Returns the type of a prefix column."""
+    return BIT(dims) if kind == "binary" else HALFVEC(dims)
 
 
 def materialized(select: sa.SelectBase, name: str) -> sa.CTE:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from mrl_pg.statements.catalog import PREFIX_INDEXES
 from mrl_pg.statements.parts import regclass
 
 
-def add_prefix(table: str, embedding: str, dims: int, distance: str, model: str | None) -> sa.Select[Any]:
+def add_prefix(
+    table: str,
+    embedding: str,
+    dims: int,
+    distance: str,
+    model: str | None,
+    kind: str = "truncate",
+    basis: str | None = None,
+) -> sa.Select[Any]:
     """Returns the call of mrl.add_prefix; ``table`` is quoted as in SQL (see :func:`quoted`)."""
-    return sa.select(sa.func.mrl.add_prefix(regclass(table), embedding, dims, distance, model))
+    given: list[Any] = [regclass(table), embedding, dims, distance, model]
+    if kind != "truncate":
+        # By way of text, which can also be a literal.
+        given.append(
+            sa.cast(sa.literal(json.dumps({"kind": kind} | ({"basis": basis} if basis else {})), sa.Text), JSONB)
+        )
+    return sa.select(sa.func.mrl.add_prefix(*given))
 
 
 def drop_prefix(table: str, prefix: str) -> sa.Select[Any]:

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import NULLTYPE, TypeEngine, UserDefinedType
+from sqlalchemy.types import NULLTYPE, TypeEngine
 
 from mrl_pg.registry import Target
 from mrl_pg.search import FilterShape, SearchPlan
 from mrl_pg.spec import OPERATORS, Prefix
-from mrl_pg.statements.parts import Key, column_of, materialized, number, text
+from mrl_pg.statements.parts import Key, NamedType, column_of, materialized, number, prefix_type, text
 
 # Settings that a search carries; the first is the one stage one waits for.
 SETTINGS = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "hnsw.scan_mem_multiplier")
@@ -75,7 +75,7 @@ def hits(
         found = materialized(sa.select(*every.c).where(_is_number(every)), "mrl_hits")
         return found, sa.select(sa.func.count()).select_from(found).scalar_subquery()
     before, ours = _settings(plan)
-    short = sa.cast(prefix_query, HALFVEC(prefix.dims))
+    short = sa.cast(prefix_query, prefix_type(prefix.kind, prefix.dims))
     ready = sa.select(sa.case((ours.c.ef_search.is_not(None), short)).label("prefix")).scalar_subquery()
     candidates = materialized(_nearest(key, prefix, plan, ready, table, source, where), "mrl_candidates")
     restored = _restored(before, candidates)
@@ -104,7 +104,8 @@ def search_many(
     source = table if source is None else source
     given = (
         sa.func.unnest(
-            sa.cast(queries, ARRAY(_full_type(prefix))), sa.cast(prefix_queries, ARRAY(HALFVEC(prefix.dims)))
+            sa.cast(queries, ARRAY(_full_type(prefix))),
+            sa.cast(prefix_queries, ARRAY(prefix_type(prefix.kind, prefix.dims))),
         )
         .table_valued("query", "prefix", with_ordinality="n", name="given")
         .render_derived()
@@ -162,21 +163,9 @@ def filter_conditions(target: Target, table: sa.FromClause, shape: FilterShape) 
             conditions.append(column == value)
         else:
             # The cast lets a list of strings meet a column of uuid, date, enum and the like.
-            among = column == sa.func.any(sa.cast(value, _ArrayOf(sql_type)))
+            among = column == sa.func.any(sa.cast(value, NamedType(f"{sql_type}[]")))
             conditions.append(sa.or_(among, column.is_(None)) if comparison == "any or null" else among)
     return conditions
-
-
-class _ArrayOf(UserDefinedType[Any]):
-    """An array of a type that the catalog named (format_type, so it is quoted where it must be)."""
-
-    cache_ok = True
-
-    def __init__(self, element: str) -> None:
-        self.element = element
-
-    def get_col_spec(self, **_: Any) -> str:
-        return f"{self.element}[]"
 
 
 # Cached because building takes a third of a millisecond, and an application has few plans.
@@ -213,7 +202,7 @@ def _nearest(
         .select_from(source)
         # What the index holds: without it a plan that does without the index would find rows that have no prefix.
         .where(column_of(table, prefix.prefix).is_not(None), *where)
-        .order_by(column_of(table, prefix.prefix).op(OPERATORS[prefix.distance])(operand))
+        .order_by(column_of(table, prefix.prefix).op(prefix.operator)(operand))
         .limit(number(plan.candidates))
     )
 

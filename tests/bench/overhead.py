@@ -27,7 +27,7 @@ from sqlalchemy import orm
 
 import mrl_pg.psycopg as mrl
 from mrl_pg import Matryoshka, embedded
-from mrl_pg.psycopg.run import Packed, _PackedDumper
+from mrl_pg.psycopg.run import Packed, PackedDumper
 from mrl_pg.psycopg.search import _search_text
 from mrl_pg.registry import choose_prefix
 from mrl_pg.search import search_plan
@@ -121,7 +121,7 @@ def bench_search(dsn: str, queries: FloatArray, truth: Any) -> dict[str, list[di
         short = prefixes(query, DIMS, "cosine")
         return {"query": Packed(to_binary(query)), "prefix": Packed(to_binary(short))}
 
-    bare.adapters.register_dumper(Packed, _PackedDumper)
+    bare.adapters.register_dumper(Packed, PackedDumper)
     compared = {
         "psycopg": compare(
             queries,
@@ -136,7 +136,7 @@ def bench_search(dsn: str, queries: FloatArray, truth: Any) -> dict[str, list[di
     loop = asyncio.new_event_loop()
     run: Callable[[Awaitable[Any]], Any] = loop.run_until_complete
     aconn, abare = (run(psycopg.AsyncConnection.connect(dsn, autocommit=True)) for _ in range(2))
-    abare.adapters.register_dumper(Packed, _PackedDumper)
+    abare.adapters.register_dumper(Packed, PackedDumper)
 
     async def bare_async(query: FloatArray) -> list[int]:
         cursor = await abare.execute(text, values(query))

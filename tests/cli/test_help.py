@@ -28,9 +28,9 @@ def help_of(*command: str) -> str:
 
 def test_has_every_command() -> None:
     listed = [line.split()[0] for line in help_of().split("Commands:\n")[1].splitlines() if line.strip()]
-    assert listed[:11] == [
-        "demo", "install", "migrate", "create-table", "add-prefix", "backfill", "index", "search", "status",
-        "drop-prefix", "uninstall",
+    assert listed[:12] == [
+        "demo", "install", "migrate", "create-table", "add-prefix", "rotate", "backfill", "index", "search",
+        "status", "drop-prefix", "uninstall",
     ]  # fmt: skip
 
 

@@ -13,6 +13,38 @@ from tests.cli.conftest import INDEX, Run, invoke, missing, without_prefix
 from tests.conftest import Conn, vectors
 
 
+def test_a_binary_prefix(run: Run, papers: Conn, query: str) -> None:
+    without_prefix(papers)
+    assert (
+        'CAST(\'{"kind": "binary"}\' AS JSONB)'
+        in run("add-prefix", "papers", "--dims", "32", "--kind", "binary", "--sql").output
+    )
+    assert run("add-prefix", "papers", "--dims", "32", "--kind", "binary").output == (
+        "Added embedding_bit32 to papers. Next: mrl-pg backfill papers --prefix embedding_bit32\n"
+    )
+    assert "mrl.bits(" in run("backfill", "papers", "--prefix", "embedding_bit32", "--sql").output
+    assert run("backfill", "papers", "--prefix", "embedding_bit32").output.startswith("Filled embedding_bit32 of 500")
+    assert run("index", "papers", "--prefix", "embedding_bit32").output.startswith(
+        "Built papers_embedding_bit32_bit_hamming_ops_idx"
+    )
+    hits = json.loads(run("search", "papers", "--vector-file", query, "--k", "1", "--json").output)["hits"]
+    assert [hit["key"] for hit in hits] == [7]
+
+
+def test_a_learnt_prefix(run: Run, papers: Conn, query: str) -> None:
+    learnt, added = run("rotate", "papers", "--dims", "8", "--sample", "400").output.splitlines()
+    assert re.fullmatch(r"Learnt from \d{3} rows: 8 of 32 dimensions keep \d\d\.\d% of the squared norm\.", learnt)
+    assert added == "Added embedding_rot8_v1 to papers. Next: mrl-pg backfill papers --prefix embedding_rot8_v1"
+    filling = ("backfill", "papers", "--prefix", "embedding_rot8_v1")
+    assert "SET embedding=papers.embedding WHERE" in " ".join(run(*filling, "--sql").output.split())
+    assert run(*filling).output.startswith("Filled embedding_rot8_v1 of 500")
+    assert run("index", "papers", "--prefix", "embedding_rot8_v1").exit_code == 0
+    hits = json.loads(run("search", "papers", "--vector-file", query, "--k", "1", "--json").output)["hits"]
+    assert [hit["key"] for hit in hits] == [7]
+    refused = run("rotate", "papers", "--dims", "32").stderr
+    assert refused.startswith("Error: dims must be between 1 and 31 to rotate 32 dimensions, not 32. ")
+
+
 def test_install_and_uninstall(bare_dsn: str) -> None:
     assert invoke(bare_dsn, "install").output == "Installed mrl-pg 0.1.\n"
     assert invoke(bare_dsn, "install").output == "mrl-pg 0.1 is installed already.\n"

@@ -31,7 +31,7 @@ def documents(**spec: Any) -> sa.Table:
         sa.Column("id", sa.BigInteger, primary_key=True),
         sa.Column("lang", sa.Text),
     )
-    declare(table, Matryoshka(full_dims=FULL_DIMS, dims=DIMS, **spec))
+    declare(table, Matryoshka(**{"full_dims": FULL_DIMS, "dims": DIMS} | spec))
     return table
 
 
@@ -49,6 +49,12 @@ def fill(dsn: str, table: sa.Table, rows: FloatArray, then: str = "") -> None:
 def lognormal(rows: FloatArray) -> FloatArray:
     """Returns the rows with lengths that vary as those of unnormalised embeddings do."""
     return rows * np.random.default_rng(3).lognormal(0, 0.5, (len(rows), 1)).astype(np.float32)
+
+
+def spread(rows: FloatArray) -> FloatArray:
+    """Returns the rows turned, the same way always, so that every dimension holds as much; distances stay."""
+    turn, _ = np.linalg.qr(np.random.default_rng(4).standard_normal((rows.shape[1], rows.shape[1])))
+    return np.asarray(rows @ turn, dtype=np.float32)
 
 
 # Name → (table, rows made from the corpus, script to run on the filled table).
@@ -69,6 +75,8 @@ CORPORA: dict[str, tuple[sa.Table, Callable[[FloatArray], FloatArray], str]] = {
     "l2": (documents(distance="l2"), lognormal, ""),
     "inner_product": (documents(distance="inner_product"), lognormal, ""),
     "halfvec": (documents(embedding_type="halfvec"), lambda rows: rows, ""),
+    "binary": (documents(kind="binary", dims=FULL_DIMS), spread, ""),
+    "binary halfvec": (documents(kind="binary", dims=50, embedding_type="halfvec"), spread, ""),
     "seven rows": (documents(), lambda rows: rows[:7], ""),
     "empty": (documents(), lambda rows: rows[:0], ""),
 }

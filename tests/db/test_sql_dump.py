@@ -66,6 +66,8 @@ def make(conn: Conn) -> None:
     insert = 'INSERT INTO "we""ird"."do;cs" VALUES (%s, %s)'
     conn.cursor().executemany(insert, list(enumerate(ROWS[:20])))
     conn.execute("ALTER TABLE docs DISABLE TRIGGER zz_mrl_embedding_16")
+    assert mrl.rotate(conn, "docs", "half", dims=3) == "half_rot3_v1"
+    mrl.add_prefix(conn, "docs", dims=32, kind="binary")
 
 
 def check(source: Conn, restored: Conn) -> None:
@@ -73,6 +75,7 @@ def check(source: Conn, restored: Conn) -> None:
     for query in (
         REGISTRY,
         COUNTS,
+        "SELECT b::text FROM mrl.bases b",
         "SELECT d::text FROM docs d ORDER BY id",
         'SELECT d::text FROM "we""ird"."do;cs" d ORDER BY id',
     ):
@@ -82,6 +85,8 @@ def check(source: Conn, restored: Conn) -> None:
         "embedding_8": (True, "docs_embedding_8_halfvec_cosine_ops_m8_idx", 51, 2, 1),
         "embedding_16": (False, None, 51, 1, 0),
         "half_4": (True, None, 49, 0, 0),
+        "half_rot3_v1": (True, None, 49, 49, 0),
+        "embedding_bit32": (True, None, 51, 51, 0),
         "em bed_8": (True, '"we""ird"."do;cs_em bed_8_halfvec_cosine_ops_idx"', 20, 0, 0),
     }
     restored.execute("INSERT INTO docs (id, embedding, half) VALUES (51, %s, %s)", (ROWS[51], ROWS[51]))
@@ -96,6 +101,10 @@ def check(source: Conn, restored: Conn) -> None:
         assert restored.execute(search, [ROWS[51]]).fetchall() == [(51,)]
     assert [hit.key for hit in mrl.search(restored, "docs", vectors(60, 32)[53], k=1)] == [3]
     assert mrl.backfill(restored, "docs", prefix="embedding_8").filled == 1
+    assert mrl.backfill(restored, "docs", prefix="half_rot3_v1").filled == 49
+    mrl.create_index(restored, "docs", prefix="half_rot3_v1")
+    (nearest,) = mrl.search(restored, "docs", vectors(60, 32)[7], k=1, prefix="half_rot3_v1")
+    assert nearest.key == 7
     mrl.drop_prefix(restored, "docs", "half_4")
     assert mrl.add_prefix(restored, "docs", "half", dims=2) == "half_2"
 

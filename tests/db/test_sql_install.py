@@ -60,7 +60,11 @@ FINGERPRINT = {
     "reloptions::text, obj_description(oid, 'pg_class') FROM pg_class WHERE relnamespace = 'mrl'::regnamespace",
     "columns": "SELECT attrelid::regclass::text, attnum, attname, format_type(atttypid, atttypmod), "
     "col_description(attrelid, attnum) FROM pg_attribute JOIN pg_class c ON c.oid = attrelid "
-    "WHERE relnamespace = 'mrl'::regnamespace AND attnum > 0",
+    "WHERE relnamespace = 'mrl'::regnamespace AND relkind <> 'i' AND attnum > 0",
+    "constraints": "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
+    "WHERE connamespace = 'mrl'::regnamespace",
+    "triggers": "SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
+    "WHERE relnamespace = 'mrl'::regnamespace",
 }
 
 Fingerprint = dict[str, list[tuple[Any, ...]]]
@@ -304,7 +308,8 @@ def test_where_functions_are_not_for_everyone_by_default(bare: Conn) -> None:
 
 def test_everything_has_a_comment(conn: Conn) -> None:
     found = fingerprint(conn)
-    described = [*found["schema"], *found["functions"], *found["views"], *found["columns"]]
+    relations = [row for row in found["views"] if row[1] != "i"]
+    described = [*found["schema"], *found["functions"], *relations, *found["columns"]]
     assert [row for row in described if not row[-1]] == []
 
 

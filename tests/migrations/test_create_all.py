@@ -32,6 +32,7 @@ SPECS = {
         Matryoshka(full_dims=32, dims=8, column="title_embedding"),
     ],
     "halfvec": [Matryoshka(full_dims=64, dims=16, embedding_type="halfvec", m=24, ef_construction=50)],
+    "binary": [Matryoshka(full_dims=64, dims=64, kind="binary"), Matryoshka(full_dims=64, dims=16)],
     "a long column": [Matryoshka(full_dims=64, dims=16, column="é" * 31 + "x")],
 }
 
@@ -78,7 +79,7 @@ def test_as_autogenerate_and_directives_do(
             f"schema={schema!r})"
         )
         for s in specs:
-            on = f"{name!r}, {s.column!r}, dims={s.dims}, schema={schema!r}"
+            on = f"{name!r}, {s.column!r}, dims={s.dims}, kind={s.kind!r}, schema={schema!r}"
             project.write(f"op.mrl_add_prefix({on}, distance={s.distance!r}, model={s.model!r})")
             project.write(
                 f"op.mrl_create_prefix_index({on}, m={s.m}, ef_construction={s.ef_construction}, concurrently=True)"

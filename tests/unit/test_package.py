@@ -22,7 +22,8 @@ LAYERS = [
     ["backfill", "embedding"],
     ["statements", "embed"],
     ["registry", "vectors"],
-    ["install", "search", "spec"],
+    ["install", "search", "basis"],
+    ["spec"],
     ["errors"],
 ]
 

@@ -21,6 +21,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"dims": 1536},
         "dims must be below full_dims = 1536, not 1536. A prefix is shorter than its embedding.",
     ),
+    "binary dims > full_dims": (
+        {"dims": 1537, "kind": "binary"},
+        "dims must be at most full_dims = 1536, not 1537. A binary prefix has the signs of some dimensions, or of all.",
+    ),
+    "kind": ({"kind": "half"}, "unknown kind 'half'. Use truncate or binary."),
     "distance": ({"distance": "dot"}, "unknown distance 'dot'. Use cosine, l2 or inner_product."),
     "type": ({"embedding_type": "bit"}, "unknown embedding_type 'bit'. Use vector or halfvec."),
     "m = 1": ({"m": 1}, "m must be between 2 and 100, not 1. The default is 16."),
@@ -43,6 +48,12 @@ def test_names() -> None:
     spec = Matryoshka(full_dims=1536, dims=256)
     assert spec.prefix == "embedding_256"
     assert spec.index_name("documents") == "documents_embedding_256_halfvec_cosine_ops_idx"
+    bits = Matryoshka(full_dims=1536, dims=1536, kind="binary")
+    assert bits.prefix == "embedding_bit1536"
+    assert bits.index_name("documents") == "documents_embedding_bit1536_bit_hamming_ops_idx"
+    assert Matryoshka.for_model("text-embedding-3-small", kind="binary") == Matryoshka(
+        full_dims=1536, dims=1536, kind="binary", model="text-embedding-3-small"
+    )
     graph = Matryoshka(full_dims=8, dims=4, distance="l2", m=24, ef_construction=128, column="summary")
     assert graph.index_name("d") == "d_summary_4_halfvec_l2_ops_m24_ef128_idx"
 

@@ -1,0 +1,21 @@
+"""Fetching the basis of a rotation, once a process."""
+
+from __future__ import annotations
+
+from mrl_pg import statements
+from mrl_pg.basis import cached, found_basis
+from mrl_pg.psycopg.run import Steps, compiled
+from mrl_pg.spec import Prefix
+
+
+def basis_of(prefix: Prefix) -> Steps:
+    """Returns the rows of the basis of a prefix; None where it is no rotation.
+
+    :raises SearchError: where the basis is gone.
+    """
+    if prefix.basis is None:
+        return None
+    rows = cached(prefix.basis)
+    if rows is None:
+        rows = found_basis(prefix.basis, prefix.prefix, (yield compiled(statements.BASIS), {"id": prefix.basis}))
+    return rows

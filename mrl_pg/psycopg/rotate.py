@@ -1,0 +1,82 @@
+"""Fitting a rotation to the rows of a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection
+
+from mrl_pg import statements
+from mrl_pg.basis import Rows, fit, unpack
+from mrl_pg.errors import MrlError, SpecError
+from mrl_pg.psycopg.run import check_installed, execute
+from mrl_pg.psycopg.search import describe, forget
+from mrl_pg.registry import TableName, split_name
+from mrl_pg.spec import MAX_PREFIX_DIMS, Distance, check_distance
+from mrl_pg.vectors import to_text
+
+DEFAULT_SAMPLE = 20_000
+
+
+def rotate(
+    conn: Connection[Any],
+    target: TableName,
+    embedding: str = "embedding",
+    *,
+    dims: int,
+    sample: int = DEFAULT_SAMPLE,
+    seed: int = 0,
+    distance: Distance = "cosine",
+    model: str | None = None,
+) -> str:
+    """Returns the prefix column after fitting a basis to a sample of the rows, storing it and adding the prefix.
+
+    The rows that are there wait for the backfill. Each call makes a new basis, with a column beside the others:
+    fill and index it, then drop the old one.
+
+    :param target: table as named in the catalog, with at least dims rows.
+    :param embedding: column of the full embedding, vector or halfvec.
+    :param dims: length of the prefix.
+    :param sample: about how many rows to fit to, at random; all where there are fewer.
+    :param seed: for the same sample of the same rows, and so the same basis.
+    :param model: name of the embedding model, kept in the registry.
+    :raises SpecError: for dims, a distance or a sample that cannot be.
+    :raises NotInstalledError: where the schema mrl is missing.
+    """
+    check_distance(distance)
+    if not 1 <= dims <= MAX_PREFIX_DIMS:
+        raise SpecError(f"dims must be between 1 and {MAX_PREFIX_DIMS:,}, not {dims}. The usual ones are 128 and 256.")
+    if sample < dims:
+        raise SpecError(
+            f"a sample of {sample:,} rows does not determine {dims} dimensions. "
+            f"Take at least {dims:,}; the default is {DEFAULT_SAMPLE:,}."
+        )
+    check_installed(conn)
+    with conn.transaction():
+        describe(conn, target)
+        found = _sample(conn, target, embedding, sample, seed)
+    basis = fit(found, dims, distance, seed=seed)
+    rows = "{" + ",".join(f'"{to_text(row)}"' for row in basis.rows) + "}"
+    values = {"rows": rows, "sample": basis.sample, "seed": seed, "kept": basis.kept}
+    name = statements.quoted(*split_name(target))
+    with conn.transaction():
+        stored = execute(conn, statements.add_basis(name, embedding, distance, model), values)[0][0]
+        add = statements.add_prefix(name, embedding, dims, distance, model, "rotate", stored)
+        column: str = execute(conn, add)[0][0]
+    forget(conn, target)
+    return column
+
+
+def _sample(conn: Connection[Any], target: TableName, embedding: str, sample: int, seed: int) -> Rows:
+    schema, name = split_name(target)
+    table = statements.embeddings_of(schema, name, embedding)
+    (count,) = execute(conn, statements.count_embeddings(table, embedding))[0]
+    percent = 100 * sample / count if count > sample else None
+    found = execute(conn, statements.sample(table, embedding, percent, seed), binary=True)
+    if not found:
+        raise MrlError(f"no row of {name} has an {embedding}, and a rotation is learnt from them. Insert rows first.")
+    embedding_type = found[0][1].rpartition(".")[2]  # pgvector may live in a schema off the search_path
+    if len({len(packed) for packed, _ in found}) > 1:
+        raise MrlError(f"the vectors in {embedding} of {name} differ in length. Give the column a length: vector(n).")
+    full_dims = (len(found[0][0]) - 4) // (2 if embedding_type == "halfvec" else 4)
+    return unpack([packed for packed, _ in found], full_dims, embedding_type)
