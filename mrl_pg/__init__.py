@@ -10,7 +10,7 @@ from mrl_pg.errors import (
     SearchError,
     SpecError,
 )
-from mrl_pg.search import Hit, SearchResult
+from mrl_pg.search import Hit, SearchResult, Stage
 from mrl_pg.spec import Matryoshka
 
 __version__ = "0.1.0"
@@ -27,4 +27,5 @@ __all__ = [
     "SearchError",
     "SearchResult",
     "SpecError",
+    "Stage",
 ]

@@ -29,12 +29,11 @@ class SpecError(MrlError, ValueError):
 class DimensionError(MrlError, ValueError):
     """A vector of the wrong length."""
 
-    def __init__(self, expected: int, actual: int, what: str = "query") -> None:
+    def __init__(self, expected: int, actual: int, what: str = "query", model: str | None = None) -> None:
         self.expected = expected
         self.actual = actual
-        super().__init__(
-            f"{what} has {actual} dimensions, expected {expected}. Embed it with the model of the table, at full size."
-        )
+        named = model or "the model of the table"
+        super().__init__(f"{what} has {actual} dimensions, expected {expected}. Embed it with {named}, at full size.")
 
 
 class SearchError(MrlError, ValueError):

@@ -27,7 +27,7 @@ from tests.db.doors import DOORS, engine, mapped
 
 INDEX = f"documents_embedding_{DIMS}_halfvec_cosine_ops_idx"
 QUERY = vectors(1, FULL_DIMS, seed=7)[0]
-TEXTS = {"query": to_text(QUERY), "prefix": to_text(prefixes(QUERY, DIMS, "cosine"))}
+TEXTS = {"query": to_text(QUERY), "prefix_0": to_text(prefixes(QUERY, DIMS, "cosine"))}
 
 
 def single(target: Target, **options: Any) -> sa.Select[Any]:
@@ -37,10 +37,10 @@ def single(target: Target, **options: Any) -> sa.Select[Any]:
     return statements.search(
         table,
         key,
-        choose_prefix(target, None),
+        (choose_prefix(target, None),),
         search_plan(**options),
         query=sa.bindparam("query", type_=NULLTYPE),
-        prefix_query=sa.bindparam("prefix", type_=NULLTYPE),
+        prefix_queries=[sa.bindparam("prefix_0", type_=NULLTYPE)],
         columns=[table.c.lang],
         where=statements.filter_conditions(target, table, shape),
     )
@@ -52,15 +52,15 @@ def many(target: Target) -> sa.Select[Any]:
     return statements.search_many(
         table,
         key,
-        choose_prefix(target, None),
+        (choose_prefix(target, None),),
         search_plan(),
         queries=sa.bindparam("queries", type_=ARRAY(sa.Text)),
-        prefix_queries=sa.bindparam("prefixes", type_=ARRAY(sa.Text)),
+        prefix_queries=[sa.bindparam("prefixes_0", type_=ARRAY(sa.Text))],
         columns=[table.c.lang],
     )
 
 
-MANY = {"queries": [TEXTS["query"]] * 2, "prefixes": [TEXTS["prefix"]] * 2}
+MANY = {"queries": [TEXTS["query"]] * 2, "prefixes_0": [TEXTS["prefix_0"]] * 2}
 SHAPES: dict[str, tuple[Callable[[Target], sa.Select[Any]], dict[str, Any]]] = {
     "plain": (single, TEXTS),
     "many candidates": (lambda target: single(target, candidates=400), TEXTS),
