@@ -6,6 +6,7 @@ MrlError
 ├── SearchError            a search that cannot be answered   (also ValueError)
 ├── NotInstalledError      the schema mrl or pgvector is missing
 ├── SchemaVersionError     the schema mrl is too old or too new for this package
+├── EvaluationError        an evaluation that cannot be made  (also ValueError)
 ├── EmbedError             texts that could not be embedded; it can be run again
 └── BackfillError          a backfill that stopped; it can be run again
 
@@ -58,6 +59,10 @@ class SchemaVersionError(MrlError):
         super().__init__(
             f"the database has version {installed} of schema mrl, this package needs {required}. Run: {advice}"
         )
+
+
+class EvaluationError(MrlError, ValueError):
+    """An evaluation that cannot be made: its queries, qrels, sample, k or candidates."""
 
 
 class EmbedError(MrlError):
