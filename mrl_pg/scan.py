@@ -23,8 +23,9 @@ _DISTANCES_AT_ONCE = 2_000_000
 _NUMBERS_AT_ONCE = 8_000_000
 _MIN_BLOCK, _MAX_BLOCK = 256, 4_096
 
-# A float32 leaves the last 29 bits of a float64 free: the row goes there, so that sorting the one sorts the other.
-_ROW_BITS = (1 << 29) - 1
+# A float32 leaves the last 29 bits of a float64 free: the row goes there, so that sorting the one sorts the other. It
+# takes 28 bits at most, which rounding to float32 takes off again.
+_ROW_BITS = (1 << 28) - 1
 Keys: TypeAlias = npt.NDArray[np.float64]
 # Farther than anything: rows that cannot be found.
 _NOWHERE = np.finfo(np.float32).max
@@ -60,7 +61,7 @@ def scan(
     Rows without a prefix (zero for cosine, beyond fp16) are not found, as in the database; a query without one finds
     nothing. Equally near rows come in the order of their numbers, up or down, the same on every machine.
 
-    :param corpus: embeddings (n, full_dims) of any float type, at most 2^29 rows; may be a memory map.
+    :param corpus: embeddings (n, full_dims) of any float type, at most 2^28 rows; may be a memory map.
     :param queries: embeddings (q, full_dims).
     :param depth: how many rows to find for each query.
     :param itself: row (q,) which each query is, and which it shall not find; -1 for none.
@@ -138,7 +139,7 @@ def _merged(nearest: Keys, far: FloatArray, start: int) -> Keys:
     """
     depth = nearest.shape[1]
     # After a few blocks this leaves a few rows for each query, and little to sort.
-    worst = (nearest[:, -1:].view(np.int64) & ~_ROW_BITS).view(np.float64).astype(np.float32)
+    worst = nearest[:, -1:].astype(np.float32)
     query, row = np.nonzero(far <= worst)
     counts = np.bincount(query, minlength=len(nearest))
     column = depth + np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)

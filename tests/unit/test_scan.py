@@ -136,8 +136,10 @@ def test_rows_without_a_prefix_are_not_found() -> None:
         assert (found.rows[:, :50] % 2 == 1).all()
         assert (found.rows[:, 50:] == -1).all()
         assert np.isinf(found.watched).tolist() == [[True, False]] * 20
-    # For l2 a zero prefix is as good as any; one beyond fp16 is not.
-    corpus[1::2, 0] = 70_000
+    # For l2 a zero prefix is as good as any; one that is longer than the largest fp16 number is not, nor one that
+    # holds a larger number.
+    corpus[1::4, :2] = 60_000
+    corpus[3::4, 0] = 70_000
     (found,) = look(corpus, queries, View("truncate", (8,)), "l2", depth=80)
     assert (found.rows[:, :50] % 2 == 0).all()
     assert (found.rows[:, 50:] == -1).all()
