@@ -15,7 +15,7 @@ from mrl_pg.footprint import MEASURED_RATE, BuildRate, Footprint, footprint
 from mrl_pg.metrics import TOLERANCE, PerQuery, Summary, overlap, recall, spearman, summarise
 from mrl_pg.relevance import NDCG_AT, Judgements, Relevance, judgements, relevance
 from mrl_pg.scan import Found, distances, scan
-from mrl_pg.spec import DEFAULT_M, MAX_PREFIX_DIMS, Distance, check_distance
+from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, MAX_PREFIX_DIMS, Distance, check_distance, check_graph
 from mrl_pg.vectors import FloatArray
 from mrl_pg.views import KINDS, Embeddings, Rows, View, make_views, view_dims
 
@@ -85,7 +85,7 @@ def evaluate(
     :param kinds: ``truncate``, ``rotate``, ``binary``, and the control ``random``: dims chosen at random.
     :param dims: lengths of prefixes; default 32 to 1024 below full_dims, and for binary full_dims besides.
     :param candidates: sizes of stage one; those from k to n are used.
-    :param top: how many of the exact nearest rows the rank correlation looks at.
+    :param top: how many of the exact nearest rows the rank correlation looks at, at least 2.
     :param qrels: grades of rows by position, {query: {row: grade}}; see :func:`mrl_pg.queries.positions`.
     :param table_rows: rows to project footprints for; n if left out.
     :param m: of the index to project.
@@ -94,17 +94,20 @@ def evaluate(
     :param seed: the same seed gives the same figures.
     :param on_progress: called after every block.
     :raises DimensionError: where queries are not as long as the embeddings.
-    :raises SpecError: for kinds, dims or a distance that cannot be.
-    :raises EvaluationError: for queries, qrels, k or candidates that do not fit.
+    :raises SpecError: for kinds, dims, a distance or m that cannot be.
+    :raises EvaluationError: for queries, qrels, k, candidates or top that do not fit.
     :raises SearchError: for embeddings that are not finite.
     """
     check_distance(distance)
+    check_graph(m, max(DEFAULT_EF_CONSTRUCTION, 2 * m))
     n, full_dims = _shape(corpus, "corpus")
     asked = _asked(queries, full_dims, distance)
     q = len(asked)
     own = _itself(itself, q, n)
     others = n - int((own >= 0).any())
     sizes = _sizes(k, candidates, others)
+    if top < 2:
+        raise EvaluationError(f"top must be at least 2, not {top}. Fewer rows have no order to compare.")
     top = min(top, others)
     judged = None if qrels is None else judgements(qrels, own, n)
     lengths = view_dims(kinds, dims, full_dims)
@@ -221,7 +224,8 @@ def _asked(queries: Embeddings, full_dims: int, distance: Distance) -> FloatArra
     _, dims = _shape(queries, "queries")
     if dims != full_dims:
         raise DimensionError(full_dims, dims, "a query")
-    asked = queries.astype(np.float32)
+    with np.errstate(over="ignore"):
+        asked = queries.astype(np.float32)
     wrong = ~np.isfinite(asked).all(axis=1)
     if distance == "cosine":
         wrong |= ~asked.any(axis=1)

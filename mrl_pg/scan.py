@@ -79,7 +79,8 @@ def scan(
     seen = [np.full(watched.shape, np.inf) for _ in view.dims]
     kept, whole = np.zeros(len(view.dims)), 0.0
     for start in range(0, n, block):
-        rows = corpus[start : start + block].astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # reported below
+            rows = corpus[start : start + block].astype(np.float32, copy=False)
         stop = start + len(rows)
         _check_finite(rows, start)
         numbers = turned(rows, view, distance)

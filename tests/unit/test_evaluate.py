@@ -206,7 +206,7 @@ def test_what_is_beyond_the_rows_is_left_out(sample: tuple[FloatArray, FloatArra
 def test_the_scale_of_the_embeddings_does_not_matter(sample: tuple[FloatArray, FloatArray]) -> None:
     corpus, queries = sample
     options: dict[str, Any] = {"distance": "inner_product", "kinds": ["truncate"], "dims": [6], "candidates": [10]}
-    large, small = (evaluate(corpus * scale, queries * scale, **options) for scale in np.float32([1, 2**-9]))
+    large, small = (evaluate(corpus * scale, queries * scale, **options) for scale in np.array([1, 2**-9], np.float32))
     assert large.points[0].recall.mean < 0.9
     assert small.points[0].recall.mean == pytest.approx(large.points[0].recall.mean, abs=0.02)
 
@@ -239,9 +239,12 @@ def test_clusters_far_apart_are_searched_exactly() -> None:
         ({"queries": np.ones(48, dtype=np.float32)}, EvaluationError, "queries has shape (48,), expected"),
         ({"queries": np.ones((0, 48), dtype=np.float32)}, EvaluationError, "queries has shape (0, 48), expected"),
         ({"queries": np.zeros((2, 48), dtype=np.float32)}, EvaluationError, "2 of 2 queries are zero or not finite"),
-        ({"queries": np.full((2, 48), np.inf, dtype=np.float32)}, EvaluationError, "first is number 0. "),
+        ({"top": 1}, EvaluationError, "top must be at least 2, not 1. "),
+        ({"m": 1}, SpecError, "m must be between 2 and 100, not 1. "),
+        ({"m": 101}, SpecError, "m must be between 2 and 100, not 101. "),
+        ({"queries": np.full((2, 48), 1e300)}, EvaluationError, "first is number 0. "),
         ({"corpus": np.ones(48, dtype=np.float32)}, EvaluationError, "corpus has shape (48,), expected"),
-        ({"corpus": np.full((50, 48), np.nan, dtype=np.float32)}, SearchError, "50 of embeddings 0 to 49"),
+        ({"corpus": np.full((50, 48), 1e300)}, SearchError, "50 of embeddings 0 to 49"),
     ],
 )
 def test_what_cannot_be_evaluated(

@@ -22,6 +22,7 @@ LAYERS = [
     ["backfill", "embedding", "evaluate"],
     ["evaluation"],
     ["statements", "embed", "queries", "relevance", "scan"],
+    ["footprint", "metrics", "views"],
     ["registry", "vectors"],
     ["install", "search", "basis"],
     ["spec"],
