@@ -52,8 +52,48 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """The two-stage search as it runs, through the index of a prefix that exists.
+
+    :ivar prefix: its column.
+    :ivar kind: of the prefix.
+    :ivar dims: its length.
+    :ivar candidates: rows asked of stage one.
+    :ivar ef_search: size of the HNSW candidate list.
+    :ivar filter: what rows had to be; None without a filter.
+    :ivar selectivity: share of the rows that the filter keeps, 1 without one.
+    :ivar clients: connections that searched at a time.
+    :ivar searches: how many were timed, of all clients together.
+    :ivar recall: recall@k, judged by distance.
+    :ivar received: candidates that came.
+    :ivar p50_ms: half of the searches took at most so many milliseconds, the way there and back included.
+    :ivar p95_ms: the same of 95 %.
+    :ivar p99_ms: the same of 99 %.
+    :ivar qps: searches a second, of all clients together.
+    """
+
+    prefix: str
+    kind: str
+    dims: int
+    candidates: int
+    ef_search: int
+    filter: dict[str, Any] | None
+    selectivity: float
+    clients: int
+    searches: int
+    recall: Summary
+    received: Summary
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    qps: float
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What prefixes of an embedding find, measured by exact scans of a sample; an index finds a little less.
+
+    Of a table, what searches through its indexes find and how long they take besides.
 
     :ivar rows: embeddings in the sample.
     :ivar queries: queries asked.
@@ -67,6 +107,7 @@ class Evaluation:
     :ivar footprint: of the whole embedding as halfvec; None where it is too long for an index.
     :ivar relevance: of the exact search by the whole embedding; None without qrels.
     :ivar notes: what to know about these figures, a sentence or two each.
+    :ivar indexes: searches through the indexes that exist, where they were measured.
     """
 
     rows: int
@@ -82,6 +123,7 @@ class Evaluation:
     footprint: Footprint | None
     relevance: Relevance | None
     notes: tuple[str, ...]
+    indexes: tuple[Measured, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns all of it as dictionaries, tuples, numbers and strings, as JSON wants it."""

@@ -19,6 +19,7 @@ LAYERS = [
     ["migrate", "alembic"],
     ["documents"],
     ["sqlalchemy", "psycopg"],
+    ["measure"],
     ["backfill", "embedding", "evaluate"],
     ["evaluation"],
     ["statements", "embed", "queries", "relevance", "scan"],
