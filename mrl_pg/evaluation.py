@@ -128,3 +128,79 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Returns all of it as dictionaries, tuples, numbers and strings, as JSON wants it."""
         return asdict(self)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns the figures as flat rows that all have the same columns, as CSV wants them.
+
+        A row for each prefix alone (no candidates) and for each number of candidates it was reranked with, then one
+        for each search through an index. Recall is named with its interval; what a row does not have is None.
+        """
+        found = []
+        for point in self.points:
+            cost = point.footprint
+            same = {
+                "measured": "scan",
+                "kind": point.kind,
+                "dims": point.dims,
+                "overlap": point.overlap.mean,
+                "spearman": point.spearman.mean,
+                "kept": point.kept,
+                "column_bytes": cost.column_bytes,
+                "index_bytes": cost.index_bytes,
+                "build_memory_bytes": cost.build_memory_bytes,
+                "build_seconds": cost.build_seconds,
+            }
+            found.append(same | _recall(point.recall) | _relevance(point.relevance))
+            for one in point.reranked:
+                found.append(same | {"candidates": one.candidates} | _recall(one.recall) | _relevance(one.relevance))
+        for search in self.indexes:
+            same = {name: getattr(search, name) for name in _COLUMNS if hasattr(search, name)}
+            found.append(same | {"measured": "index", "received": search.received.mean} | _recall(search.recall))
+        return [{name: row.get(name) for name in _COLUMNS} for row in found]
+
+
+_COLUMNS = (
+    "measured",
+    "kind",
+    "dims",
+    "prefix",
+    "candidates",
+    "ef_search",
+    "clients",
+    "selectivity",
+    "recall",
+    "recall_low",
+    "recall_high",
+    "recall_p5",
+    "recall_worst",
+    "queries",
+    "overlap",
+    "spearman",
+    "kept",
+    "ndcg_10",
+    "relevant_recall",
+    "received",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "qps",
+    "column_bytes",
+    "index_bytes",
+    "build_memory_bytes",
+    "build_seconds",
+)
+
+
+def _recall(figure: Summary) -> dict[str, Any]:
+    return {
+        "recall": figure.mean,
+        "recall_low": figure.low,
+        "recall_high": figure.high,
+        "recall_p5": figure.p5,
+        "recall_worst": figure.worst,
+        "queries": figure.queries,
+    }
+
+
+def _relevance(found: Relevance | None) -> dict[str, Any]:
+    return {"ndcg_10": found.ndcg_10.mean, "relevant_recall": found.recall.mean} if found else {}

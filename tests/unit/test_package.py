@@ -21,6 +21,7 @@ LAYERS = [
     ["sqlalchemy", "psycopg"],
     ["measure"],
     ["backfill", "embedding", "evaluate"],
+    ["verdict"],
     ["evaluation"],
     ["statements", "embed", "queries", "relevance", "scan"],
     ["footprint", "metrics", "views"],
