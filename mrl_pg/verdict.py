@@ -46,7 +46,7 @@ def _good(evaluation: Evaluation) -> list[str]:
     if not points:
         return []
     found = [
-        f"{_named(point)} with {_interval(reranked(point, candidates).recall)} and an index of {_megabytes(point)}"
+        f"{_named(point)}, {_interval(reranked(point, candidates).recall)}, {_megabytes(point)}"
         for point in good_enough(evaluation)
     ]
     if not found:
@@ -55,7 +55,7 @@ def _good(evaluation: Evaluation) -> list[str]:
             f"No prefix reaches {wanted}. The best is {_named(best)} with "
             f"{_interval(reranked(best, candidates).recall)}: measure more dims, or more candidates."
         ]
-    others = [f"The shortest of the other kinds: {_listed(found[1:])}."] if found[1:] else []
+    others = [f"The shortest of the other kinds: {'; '.join(found[1:])}."] if found[1:] else []
     return [f"Good enough is {wanted}. The smallest index that does: {found[0]}.", *others]
 
 
