@@ -41,7 +41,8 @@ def sentences(evaluation: Evaluation) -> list[str]:
 
 def _good(evaluation: Evaluation) -> list[str]:
     candidates = judged_candidates(evaluation)
-    wanted = f"a recall@{evaluation.k} of {GOOD_RECALL} after a rerank of {candidates} candidates"
+    among = "" if evaluation.rows == evaluation.table_rows else " among the rows read"
+    wanted = f"a recall@{evaluation.k} of {GOOD_RECALL} after a rerank of {candidates} candidates{among}"
     points = [point for point in evaluation.points if point.kind != "random"]
     if not points:
         return []

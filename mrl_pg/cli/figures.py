@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import groupby
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import click
 from mrl_pg.cli.output import print_table, size
 
 if TYPE_CHECKING:
-    from mrl_pg.evaluation import Evaluation, Measured, Point
+    from mrl_pg.evaluation import Evaluation, Point
     from mrl_pg.metrics import Summary
     from mrl_pg.registry import Target
 
@@ -27,23 +28,23 @@ def print_evaluation(found: Evaluation) -> None:
         f"Exact scans of {found.rows:,}{whole} rows of {found.full_dims} dimensions for {found.queries:,} queries "
         f"({found.distance})."
     )
-    click.echo(f"\nrecall@{found.k} of the prefix alone, and after a rerank of its nearest rows, ± 95 % interval:")
+    click.echo(f"\nrecall@{found.k} of the prefix alone, and after a rerank of n candidates; ± 95 % interval:")
     sizes = [one.candidates for one in found.points[0].reranked if one.candidates > found.k] if found.points else []
     print_table(
-        ["kind", "dims", "alone", *(f"{n:,} candidates" for n in sizes)],
+        ["kind", "dims", "alone", *(f"n = {n:,}" for n in sizes)],
         [
             [p.kind, p.dims, _figure(p.recall), *(_figure(r.recall) for r in p.reranked if r.candidates > found.k)]
             for p in found.points
         ],
-        whole=True,
+        dense=True,
     )
     click.echo(
         f"\nThe 5th percentile and the worst query with {candidates:,} candidates; of the prefix alone "
-        f"overlap@{found.k}, the correlation\nof ranks in the top {found.top} and the share of the squared norm; what "
-        f"it costs {found.table_rows:,} rows:"
+        f"overlap@{found.k}, the correlation\nof ranks in the top {found.top} and the share of the squared norm kept; "
+        f"bytes in a row, and the index of {found.table_rows:,} rows:"
     )
-    columns = ["kind", "dims", "p5", "worst", "overlap", "ranks", "kept", "a row", "index", "memory", "build"]
-    print_table(columns, [_costs(point, candidates) for point in found.points], whole=True)
+    columns = ["kind", "dims", "p5", "worst", "overlap", "ranks", "kept", "bytes", "index", "memory", "build"]
+    print_table(columns, [_costs(point, candidates) for point in found.points], dense=True)
     if found.relevance:
         _print_relevance(found, candidates)
     if found.indexes:
@@ -102,7 +103,7 @@ def _costs(point: Point, candidates: int) -> list[Any]:
         f"{point.overlap.mean:.3f}",
         f"{point.spearman.mean:.3f}",
         None if point.kept is None else f"{point.kept:.1%}",
-        f"{cost.column_bytes:,} B",
+        f"{cost.column_bytes:,}",
         size(cost.index_bytes),
         size(cost.build_memory_bytes),
         f"{cost.build_seconds:,.0f} s",
@@ -118,7 +119,7 @@ def _print_relevance(found: Evaluation, candidates: int) -> None:
         [p.kind, p.dims, *_relevance(p.relevance), *_relevance(reranked(p, candidates).relevance)] for p in found.points
     ]
     then = f"from {candidates:,} candidates"
-    print_table(["kind", "dims", "nDCG@10", "relevant", f"nDCG@10 {then}", f"relevant {then}"], rows, whole=True)
+    print_table(["kind", "dims", "nDCG@10", "relevant", f"nDCG@10 {then}", f"relevant {then}"], rows, dense=True)
 
 
 def _relevance(found: Any) -> list[str | None]:
@@ -126,35 +127,30 @@ def _relevance(found: Any) -> list[str | None]:
 
 
 def _print_indexes(found: Evaluation) -> None:
-    plain = [one for one in found.indexes if one.filter is None]
-    filtered = [one for one in found.indexes if one.filter is not None]
-    clients = f"{plain[0].clients} client{'s' if plain[0].clients > 1 else ''}"
-    click.echo(f"\nSearches through the indexes, warm, {clients}; milliseconds with the way there and back:")
-    _print_measured(found.k, plain)
-    if filtered:
-        click.echo(f"\nThe same under the filter, which keeps {filtered[0].selectivity:.2%} of the rows:")
-        _print_measured(found.k, filtered)
-
-
-def _print_measured(k: int, figures: list[Measured]) -> None:
-    columns = ["prefix", "candidates", "ef_search", f"recall@{k}", "p5", "worst", "received"]
-    rows = [
-        [
-            one.prefix,
-            one.candidates,
-            one.ef_search,
-            _figure(one.recall),
-            f"{one.recall.p5:.2f}",
-            f"{one.recall.worst:.2f}",
-            f"{one.received.mean:,.1f}",
-            f"{one.p50_ms:.2f}",
-            f"{one.p95_ms:.2f}",
-            f"{one.p99_ms:.2f}",
-            f"{one.qps:,.0f}",
+    clients = found.indexes[0].clients
+    who = f"{clients} clients at a time" if clients > 1 else "one client"
+    click.echo(f"\nSearches through the indexes, warm, {who}; p50 to p99 in milliseconds, with the way there and back.")
+    columns = ["candidates", "ef_search", f"recall@{found.k}", "p5", "worst", "received", "p50", "p95", "p99", "QPS"]
+    for (prefix, filtered), group in groupby(found.indexes, lambda one: (one.prefix, one.filter is not None)):
+        figures = list(group)
+        under = f", under the filter, which keeps {figures[0].selectivity:.2%} of the rows" if filtered else ""
+        click.echo(f"{prefix}{under}:")
+        rows = [
+            [
+                one.candidates,
+                one.ef_search,
+                _figure(one.recall),
+                f"{one.recall.p5:.2f}",
+                f"{one.recall.worst:.2f}",
+                f"{one.received.mean:,.1f}",
+                f"{one.p50_ms:.2f}",
+                f"{one.p95_ms:.2f}",
+                f"{one.p99_ms:.2f}",
+                f"{one.qps:,.0f}",
+            ]
+            for one in figures
         ]
-        for one in figures
-    ]
-    print_table([*columns, "p50 ms", "p95 ms", "p99 ms", "a second"], rows, whole=True)
+        print_table(columns, rows, dense=True)
 
 
 def _figure(figure: Summary) -> str:

@@ -24,10 +24,13 @@ sql_option = click.option("--sql", "show_sql", is_flag=True, help="Print the SQL
 _LONG_VECTOR = re.compile(r"\[((?:[^\],\[\s]+,){3})(?:[^\],\[\s]+,){4,}[^\],\[\s]+\]")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, whole: bool = False) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, whole: bool = False, dense: bool = False
+) -> None:
     """Prints a table: drawn on a terminal, tab-separated values with a header in a pipe.
 
     :param whole: where the terminal is too narrow, print the rows one below the other instead of cutting values.
+    :param dense: leave out lines and put columns closer together, for many of both.
     """
     if not sys.stdout.isatty():
         for row in (columns, *rows):
@@ -45,7 +48,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, whole:
                 click.echo(f"{name:>{max(map(len, columns))}}  {cell}")
             click.echo()
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=None if dense else box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=dense)
     for n, column in enumerate(columns):
         numeric = all(isinstance(row[n], int | float) for row in rows) and bool(rows)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")

@@ -87,13 +87,10 @@ def test_figures_are_those_of_a_search_by_hand(conn: Conn, kind: str, distance: 
         rows, asked = rows * lengths[:ROWS], asked * lengths[ROWS:]
     make(conn, rows, kind)
     found = mrl.evaluate(conn, "docs", asked, distance=distance, **SCAN)
-    stored = (lambda x: x.astype(np.float16).astype(np.float32)) if kind == "halfvec" else (lambda x: x)
-    exact = order(stored(asked), stored(rows), distance)
-    short = order(
-        prefixes(stored(asked), DIMS, distance).astype(np.float32),
-        prefixes(stored(rows), DIMS, distance).astype(np.float32),
-        distance,
-    )
+    if kind == "halfvec":
+        rows, asked = rows.astype(np.float16).astype(np.float32), asked.astype(np.float16).astype(np.float32)
+    exact = order(asked, rows, distance)
+    short = order(prefixes(asked, DIMS, distance), prefixes(rows, DIMS, distance), distance)
     point = only(found)
     assert point.recall.mean == pytest.approx(share(exact, short[:, :5]), abs=0.011)
     assert [one.recall.mean for one in point.reranked] == pytest.approx(

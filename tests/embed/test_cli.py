@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +173,15 @@ def test_no_model(dsn: str, conn: Conn) -> None:
 
 def test_defaults_are_those_of_the_verb() -> None:
     assert f"Rows a transaction; {DEFAULT_BATCH_SIZE:,} if left out." in help_of("embed")
+
+
+def test_evaluates_with_queries_that_are_texts(dsn: str, filled: Conn, api: Api, tmp_path: Path) -> None:
+    assert embed(dsn).exit_code == 0
+    path = tmp_path / "queries.jsonl"
+    path.write_text("".join(f'{{"id": "q{n}", "text": "text {n}", "relevant": ["{n}"]}}\n' for n in range(5)))
+    command = ("eval", "documents", "--queries", str(path), "--dims", "16", "--k", "3", "--candidates", "10", "--json")
+    # The model is the table's; each text is a row's, which is found first by the whole embedding.
+    assert json.loads(invoke(dsn, *command).output)["relevance"]["ndcg_10"]["mean"] == 1
+    refused = invoke(dsn, *command, "--model", "x")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "holds embeddings of text-embedding-3-small, and those of x do not compare with them" in refused.stderr

@@ -62,5 +62,6 @@ def test_figures_of_a_setting() -> None:
     plan = search_plan(k=2, candidates=20)
     figures = measured(PREFIX, plan, [first, second], 0.5, truth, filter={"lang": "en"}, selectivity=0.25, seed=0)
     assert (figures.recall.mean, figures.recall.worst, figures.received.mean) == (0.75, 0.5, 15)
-    assert (figures.p50_ms, figures.qps, figures.searches, figures.clients) == (pytest.approx(2.5), 8, 4, 2)
+    assert figures.p50_ms == pytest.approx(2.5)
+    assert (figures.qps, figures.searches, figures.clients) == (8, 4, 2)
     assert (figures.candidates, figures.ef_search, figures.filter) == (20, 40, {"lang": "en"})
