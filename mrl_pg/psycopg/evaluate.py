@@ -211,9 +211,10 @@ def _check_room(known: Target, count: int, kept: int, k: int, candidates: Sequen
 
     :param itself: whether queries are rows, which do not find themselves.
     """
-    if count:
-        sizes_of(k, candidates, count - itself)
-    if count and kept - itself < k:
+    if not count:
+        return  # What is read is empty then, and says so.
+    sizes_of(k, candidates, count - itself)
+    if kept - itself < k:
         raise EvaluationError(
             f"the filter keeps {kept:,} of the {count:,} rows of {known}, too few for k = {k}. Widen it, or lower k."
         )
