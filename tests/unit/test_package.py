@@ -19,7 +19,7 @@ LAYERS = [
     ["migrate", "alembic"],
     ["documents"],
     ["sqlalchemy", "psycopg"],
-    ["backfill", "embedding", "evaluate"],
+    ["backfill", "embedding", "evaluate", "rotate"],
     ["evaluation"],
     ["statements", "embed", "queries", "relevance", "scan"],
     ["footprint", "metrics", "views"],
