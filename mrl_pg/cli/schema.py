@@ -26,7 +26,13 @@ kind_option = click.option(
     type=click.Choice(DECLARED_KINDS),
     default="truncate",
     show_default=True,
-    help="truncate: the first dims as halfvec. binary: their sign bits, of some dims or of all.",
+    help="truncate: the first dims as halfvec. binary: their sign bits, of some dims or of all. "
+    "half: the whole embedding as halfvec.",
+)
+layer_norm_option = click.option(
+    "--layer-norm",
+    is_flag=True,
+    help="Take the prefix from the layer norm of the embedding, as nomic-embed-text-v1.5 wants it.",
 )
 
 
@@ -86,8 +92,9 @@ def uninstall(dsn: str, show_sql: bool) -> None:
 @click.command(epilog="\b\nExample:\n  mrl-pg create-table papers --full-dims 1536 --dims 256")
 @click.argument("name")
 @click.option("--full-dims", type=int, required=True, help="Length of the embeddings.")
-@click.option("--dims", type=int, required=True, help="Length of their prefix.")
+@click.option("--dims", type=int, help="Length of their prefix; kinds binary and half take all if left out.")
 @kind_option
+@layer_norm_option
 @distance_option
 @model_option
 @click.option(
@@ -122,7 +129,8 @@ def create_table(name: str, dsn: str, show_sql: bool, **spec: Any) -> None:
             matryoshka.dims,
             matryoshka.distance,
             matryoshka.model,
-            matryoshka.kind,
+            kind=matryoshka.kind,
+            layer_norm=matryoshka.layer_norm,
         )
         made: list[ClauseElement] = [CreateTable(table), *map(CreateIndex, table.indexes), add_prefix]
         for statement in made:

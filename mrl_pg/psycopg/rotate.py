@@ -61,7 +61,7 @@ def rotate(
     name = statements.quoted(*split_name(target))
     with conn.transaction():
         stored = execute(conn, statements.add_basis(name, embedding, distance, model), values)[0][0]
-        add = statements.add_prefix(name, embedding, dims, distance, model, "rotate", stored)
+        add = statements.add_prefix(name, embedding, dims, distance, model, kind="rotate", basis=stored)
         column: str = execute(conn, add)[0][0]
     forget(conn, target)
     return column

@@ -43,7 +43,9 @@ def backfill_batch(table: sa.TableClause, key: Key, prefix: Prefix, *, resume: b
 
     :param resume: as in :func:`backfill_bound`, whose row goes into the parameters ``bound_0``, ``bound_1``, …
     """
-    embedding = column_of(table, prefix.embedding)
+    embedding: ColumnElement[Any] = column_of(table, prefix.embedding)
+    if prefix.layer_norm:
+        embedding = sa.func.mrl.layer_norm(embedding)
     if prefix.kind == "binary":
         made = sa.func.mrl.bits(embedding, number(prefix.dims))
     else:

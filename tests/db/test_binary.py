@@ -153,7 +153,7 @@ def test_what_cannot_be(conn: Conn) -> None:
         mrl.search(conn, "docs", query)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"query has no prefix of {DIMS} dimensions"):
         conn.execute("SELECT * FROM mrl.search(NULL::docs, %s)", [to_text(query)])
-    with pytest.raises(SpecError, match=r"unknown kind 'half'. Use truncate or binary\."):
-        mrl.add_prefix(conn, "docs", dims=8, kind="half")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"unknown kind 'quarter'. Use truncate, binary or half\."):
+        mrl.add_prefix(conn, "docs", dims=8, kind="quarter")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="dims must be between 1 and 16,000, not 16001"):
         mrl.add_prefix(conn, "docs", dims=16_001, kind="binary")
