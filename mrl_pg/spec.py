@@ -202,7 +202,7 @@ def check_dims(dims: int | None, kind: str = "truncate") -> None:
     if dims is None:
         if kind in WHOLE_KINDS:
             return
-        raise SpecError(f"kind {kind} needs dims, the length of the prefix. Give dims=256, for example (--dims 256).")
+        raise SpecError(f"kind {kind} needs dims, the length of the prefix. Give dims=256, for example.")
     if kind == "binary" and not 1 <= dims <= MAX_FULL_DIMS:
         raise SpecError(
             f"dims must be between 1 and {MAX_FULL_DIMS:,}, not {dims}. A vector has at most 16,000 dimensions."

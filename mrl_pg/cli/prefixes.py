@@ -11,7 +11,7 @@ import click
 from mrl_pg.cli.connection import connected, dsn_option
 from mrl_pg.cli.errors import Stopped
 from mrl_pg.cli.output import json_option, print_json, print_sql, print_table, progress, size, sql_option
-from mrl_pg.cli.schema import distance_option, kind_option, layer_norm_option, model_option
+from mrl_pg.cli.schema import dims_option, distance_option, kind_option, layer_norm_option, model_option
 from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, Distance, Kind, check_dims
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ prefix_option = click.option("--prefix", help="Prefix column; needed where the t
 
 @click.command(epilog="\b\nExample:\n  mrl-pg add-prefix documents --dims 256")
 @click.argument("table")
-@click.option("--dims", type=int, help="Length of the prefix; kinds binary and half take all if left out.")
+@dims_option
 @click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
 @kind_option
 @layer_norm_option

@@ -35,7 +35,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no dims": (
         {"dims": None},
-        "kind truncate needs dims, the length of the prefix. Give dims=256, for example (--dims 256).",
+        "kind truncate needs dims, the length of the prefix. Give dims=256, for example.",
     ),
     "rotate": (
         {"kind": "rotate", "dims": None, "layer_norm": True},
