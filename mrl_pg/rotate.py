@@ -91,7 +91,9 @@ def add(asked: Rotation, basis: Basis) -> Steps:
         {"rows": rows, "sample": basis.sample, "seed": asked.seed, "kept": basis.kept},
     )
     ((column,),) = yield (
-        statements.add_prefix(name, asked.embedding, asked.dims, asked.distance, asked.model, "rotate", stored),
+        statements.add_prefix(
+            name, asked.embedding, asked.dims, asked.distance, asked.model, kind="rotate", basis=stored
+        ),
         {},
     )
     return column

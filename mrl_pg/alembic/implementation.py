@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from mrl_pg.alembic.prefix_operations import (
     CreatePrefixIndexOp,
     DropPrefixIndexOp,
     DropPrefixOp,
+    Operation,
     PrefixIndexOperation,
 )
 from mrl_pg.errors import MrlError, NotInstalledError
@@ -89,7 +91,8 @@ def _add_prefix(operations: Operations, operation: AddPrefixOp) -> None:
             operation.dims,
             operation.distance,
             operation.model,
-            operation.kind,
+            kind=operation.kind,
+            layer_norm=operation.layer_norm,
         ),
     )
 
@@ -97,12 +100,14 @@ def _add_prefix(operations: Operations, operation: AddPrefixOp) -> None:
 @Operations.implementation_for(DropPrefixOp)
 def _drop_prefix(operations: Operations, operation: DropPrefixOp) -> None:
     _require_installed(operations)
+    operation = _with_dims(operations, operation)
     _execute(operations, statements.drop_prefix(operation.target, operation.prefix))
 
 
 @Operations.implementation_for(CreatePrefixIndexOp)
 def _create_prefix_index(operations: Operations, operation: CreatePrefixIndexOp) -> None:
     _require_installed(operations)
+    operation = _with_dims(operations, operation)
     concurrently = operation.concurrently
     build = statements.create_prefix_index(
         operation.target,
@@ -130,6 +135,7 @@ def _create_prefix_index(operations: Operations, operation: CreatePrefixIndexOp)
 @Operations.implementation_for(DropPrefixIndexOp)
 def _drop_prefix_index(operations: Operations, operation: DropPrefixIndexOp) -> None:
     _require_installed(operations)
+    operation = _with_dims(operations, operation)
     with _outside_transaction(operations.get_context(), operation.concurrently):
         _execute_result(operations, _drop_statements(operation, only_invalid=False))
 
@@ -145,6 +151,20 @@ def has_valid_index(connection: sa.Connection, operation: PrefixIndexOperation) 
         target=operation.target, prefix=operation.prefix, m=operation.m, ef_construction=operation.ef_construction
     )
     return any(valid for _, _, valid in connection.execute(indexes))
+
+
+def _with_dims(operations: Operations, operation: Operation) -> Operation:
+    """Returns an operation with its dims, which are those of the embedding where they were left out."""
+    if operation.dims is not None or operations.get_context().as_sql:
+        return operation
+    full_dims = statements.FULL_DIMS.bindparams(target=operation.target, embedding=operation.embedding)
+    dims = operations.get_bind().scalar(full_dims)
+    if dims is None:
+        raise MrlError(
+            f"{operation.embedding} of {operation.table} does not exist, or fixes no length. "
+            f"Name the embedding, or write its length: op.{operation.directive}(..., dims=...)"
+        )
+    return replace(operation, dims=dims)
 
 
 def _drop_statements(operation: PrefixIndexOperation, *, only_invalid: bool) -> sa.Select[Any]:

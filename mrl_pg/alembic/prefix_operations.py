@@ -11,6 +11,7 @@ from alembic.operations import Operations
 
 from mrl_pg import statements
 from mrl_pg.alembic.operations import MrlOperation
+from mrl_pg.errors import SpecError
 from mrl_pg.spec import (
     DEFAULT_EF_CONSTRUCTION,
     DEFAULT_M,
@@ -25,15 +26,19 @@ Operation = TypeVar("Operation", bound="PrefixOperation")
 
 @dataclass
 class PrefixOperation(MrlOperation):
-    """What all operations on a prefix have. Table and column are names as in the catalog, without quotes."""
+    """What all operations on a prefix have. Table and column are names as in the catalog, without quotes.
+
+    Dims may be left out where a kind takes the whole embedding; online they are looked up.
+    """
 
     table: str
     embedding: str
-    dims: int
+    dims: int | None
     distance: str = "cosine"
     model: str | None = None
     schema: str | None = None
     kind: str = "truncate"
+    layer_norm: bool = False
 
     def __post_init__(self) -> None:
         check_dims(self.dims, self.kind)
@@ -41,8 +46,16 @@ class PrefixOperation(MrlOperation):
 
     @property
     def prefix(self) -> str:
-        """The prefix column."""
-        return prefix_name(self.embedding, self.dims, self.kind)
+        """The prefix column.
+
+        :raises SpecError: where dims were left out, and not looked up since.
+        """
+        if self.dims is None:
+            raise SpecError(
+                f"offline, the length of {self.embedding} of {self.table} cannot be looked up. "
+                f"Write it into the revision: op.{self.directive}(..., dims=...)"
+            )
+        return prefix_name(self.embedding, self.dims, self.kind, layer_norm=self.layer_norm)
 
     @property
     def target(self) -> str:
@@ -58,6 +71,7 @@ class PrefixOperation(MrlOperation):
         return (self.table, self.embedding), {
             "dims": self.dims,
             "kind": kind,
+            "layer_norm": self.layer_norm,
             "schema": self.schema and str(self.schema),
         }
 
@@ -76,10 +90,11 @@ class AddPrefixOp(PrefixOperation):
         table: str,
         embedding: str = "embedding",
         *,
-        dims: int,
+        dims: int | None = None,
         distance: str = "cosine",
         model: str | None = None,
         kind: str = "truncate",
+        layer_norm: bool = False,
         schema: str | None = None,
     ) -> None:
         """Returns nothing; adds a prefix: its column and the trigger that keeps it. Instant, no rewrite.
@@ -89,13 +104,15 @@ class AddPrefixOp(PrefixOperation):
 
         :param table: table as named in the catalog.
         :param embedding: column of the full embedding, vector or halfvec.
-        :param dims: length of the prefix.
+        :param dims: length of the prefix; left out, kinds binary and half take all.
         :param distance: cosine, l2 or inner_product.
         :param model: name of the embedding model, kept in the registry.
-        :param kind: truncate, the first dims as halfvec, or binary, their sign bits.
+        :param kind: truncate, the first dims as halfvec, binary, their sign bits, or half, the whole embedding as
+            halfvec.
+        :param layer_norm: take the prefix from the layer norm of the embedding, for models trained behind one.
         :raises SpecError: for dims, a distance or a kind that cannot be.
         """
-        operations.invoke(cls(table, embedding, dims, distance, model, schema, kind))
+        operations.invoke(cls(table, embedding, dims, distance, model, schema, kind, layer_norm))
 
     def arguments(self) -> tuple[Sequence[str], dict[str, Any]]:
         positional, keywords = super().arguments()
@@ -120,8 +137,9 @@ class DropPrefixOp(PrefixOperation):
         table: str,
         embedding: str = "embedding",
         *,
-        dims: int,
+        dims: int | None = None,
         kind: str = "truncate",
+        layer_norm: bool = False,
         schema: str | None = None,
     ) -> None:
         """Returns nothing; drops a prefix: its trigger, column and index. Instant.
@@ -129,7 +147,7 @@ class DropPrefixOp(PrefixOperation):
         :param table: table as named in the catalog.
         :raises SpecError: for dims that cannot be.
         """
-        operations.invoke(cls(table, embedding, dims, schema=schema, kind=kind))
+        operations.invoke(cls(table, embedding, dims, schema=schema, kind=kind, layer_norm=layer_norm))
 
     def reverse(self) -> AddPrefixOp:
         return self.turned_into(AddPrefixOp)
@@ -170,12 +188,13 @@ class CreatePrefixIndexOp(PrefixIndexOperation):
         table: str,
         embedding: str = "embedding",
         *,
-        dims: int,
+        dims: int | None = None,
         concurrently: bool = False,
         m: int = DEFAULT_M,
         ef_construction: int = DEFAULT_EF_CONSTRUCTION,
         allow_missing: bool = False,
         kind: str = "truncate",
+        layer_norm: bool = False,
         schema: str | None = None,
     ) -> None:
         """Returns nothing; builds the HNSW index of a prefix, unless a valid one of this definition is there.
@@ -192,9 +211,20 @@ class CreatePrefixIndexOp(PrefixIndexOperation):
         :raises MrlError: while rows lack a prefix that they could have; with ``concurrently`` in a transaction that
             is not Alembic's own.
         """
-        operation = cls(table, embedding, dims, schema=schema, kind=kind, m=m, ef_construction=ef_construction)
-        operation.concurrently, operation.allow_missing = concurrently, allow_missing
-        operations.invoke(operation)
+        operations.invoke(
+            cls(
+                table,
+                embedding,
+                dims,
+                schema=schema,
+                kind=kind,
+                layer_norm=layer_norm,
+                m=m,
+                ef_construction=ef_construction,
+                concurrently=concurrently,
+                allow_missing=allow_missing,
+            )
+        )
 
     def arguments(self) -> tuple[Sequence[str], dict[str, Any]]:
         positional, keywords = super().arguments()
@@ -221,11 +251,12 @@ class DropPrefixIndexOp(PrefixIndexOperation):
         table: str,
         embedding: str = "embedding",
         *,
-        dims: int,
+        dims: int | None = None,
         concurrently: bool = False,
         m: int = DEFAULT_M,
         ef_construction: int = DEFAULT_EF_CONSTRUCTION,
         kind: str = "truncate",
+        layer_norm: bool = False,
         schema: str | None = None,
     ) -> None:
         """Returns nothing; drops the index of a prefix that has this m and ef_construction, whatever its name.
@@ -236,9 +267,19 @@ class DropPrefixIndexOp(PrefixIndexOperation):
         :param concurrently: without a lock that stops searches and writes; commits what the revision did before.
         :raises MrlError: with ``concurrently`` in a transaction that is not Alembic's own.
         """
-        operation = cls(table, embedding, dims, schema=schema, kind=kind, m=m, ef_construction=ef_construction)
-        operation.concurrently = concurrently
-        operations.invoke(operation)
+        operations.invoke(
+            cls(
+                table,
+                embedding,
+                dims,
+                schema=schema,
+                kind=kind,
+                layer_norm=layer_norm,
+                m=m,
+                ef_construction=ef_construction,
+                concurrently=concurrently,
+            )
+        )
 
     def reverse(self) -> CreatePrefixIndexOp:
         return self.turned_into(CreatePrefixIndexOp)

@@ -201,6 +201,8 @@ def test_add_prefix_again(table: str) -> None:
     ("name", "keywords", "message"),
     [
         ("mrl_add_prefix", {"dims": 0}, "dims must be between 1 and 4,000, not 0"),
+        ("mrl_add_prefix", {}, "kind truncate needs dims"),
+        ("mrl_drop_prefix", {"layer_norm": True}, "kind truncate needs dims"),
         ("mrl_add_prefix", {"dims": 2, "distance": "dot"}, "unknown distance 'dot'"),
         ("mrl_create_prefix_index", {"dims": 2, "m": 1}, "m must be between 2 and 100, not 1"),
         ("mrl_create_prefix_index", {"dims": 2, "m": 40}, r"ef_construction must be between 80 \(2 \* m\)"),
@@ -209,6 +211,48 @@ def test_add_prefix_again(table: str) -> None:
 def test_bad_specs(table: str, name: str, keywords: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         operate(table, directive(name, "documents", "embedding", **keywords))
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("kind", ["half", "binary"])
+def test_dims_are_looked_up(project: Project, dsn: str, pg: int, kind: str, layer_norm: bool) -> None:
+    on = f"'documents', 'embedding', kind={kind!r}, layer_norm={layer_norm}"
+    with connect(dsn) as conn:
+        conn.execute("CREATE TABLE documents (id int PRIMARY KEY, embedding vector(4))")
+    whole = {"kind": kind, "layer_norm": layer_norm}
+    operate(dsn, directive("mrl_add_prefix", "documents", **whole))
+    prefix = f"embedding_{'ln' if layer_norm else ''}{'bit' if kind == 'binary' else kind}4"
+    build = directive("mrl_create_prefix_index", "documents", concurrently=True, **whole)
+    operate(dsn, build, build)
+    assert any(prefix in definition for definition, _ in described(dsn, "documents")["indexes"])
+    operate(dsn, directive("mrl_drop_prefix_index", "documents", **whole))
+    operate(dsn, directive("mrl_drop_prefix", "documents", **whole))
+    assert described(dsn, "documents")["triggers"] == []
+
+    # Offline the database adds it all the same, and what has to name the prefix asks for the length.
+    project.write(f"op.mrl_add_prefix({on})")
+    psql(pg, dsn, project.offline())
+    assert prefix in {name for name, _, _ in described(dsn, "documents")["columns"]}
+    for n, name in enumerate(("mrl_create_prefix_index", "mrl_drop_prefix_index", "mrl_drop_prefix"), start=2):
+        project.write(f"op.{name}({on})")
+        with pytest.raises(SpecError) as error:
+            project.offline(f"{n - 1:04}:{n:04}")
+        assert str(error.value) == (
+            "offline, the length of embedding of documents cannot be looked up. "
+            f"Write it into the revision: op.{name}(..., dims=...)"
+        )
+
+
+@pytest.mark.parametrize("column", ["embedding", "nothing"])
+def test_dims_that_cannot_be_looked_up(dsn: str, column: str) -> None:
+    with connect(dsn) as conn:
+        conn.execute("CREATE TABLE documents (id int PRIMARY KEY, embedding vector)")
+    with pytest.raises(MrlError) as error:
+        operate(dsn, directive("mrl_drop_prefix", "documents", column, kind="half"))
+    assert str(error.value) == (
+        f"{column} of documents does not exist, or fixes no length. "
+        "Name the embedding, or write its length: op.mrl_drop_prefix(..., dims=...)"
+    )
 
 
 @pytest.mark.parametrize(
