@@ -24,10 +24,13 @@ sql_option = click.option("--sql", "show_sql", is_flag=True, help="Print the SQL
 _LONG_VECTOR = re.compile(r"\[((?:[^\],\[\s]+,){3})(?:[^\],\[\s]+,){4,}[^\],\[\s]+\]")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, whole: bool = False) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, whole: bool = False, right: int | None = None
+) -> None:
     """Prints a table: drawn on a terminal, tab-separated values with a header in a pipe.
 
     :param whole: where the terminal is too narrow, print the rows one below the other instead of cutting values.
+    :param right: from this column on all are flush right, as columns of numbers are anyway.
     """
     if not sys.stdout.isatty():
         for row in (columns, *rows):
@@ -48,6 +51,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, whole:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for n, column in enumerate(columns):
         numeric = all(isinstance(row[n], int | float) for row in rows) and bool(rows)
+        numeric = numeric or (right is not None and n >= right)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
     for row in cells[1:]:
         table.add_row(*row)
