@@ -12,11 +12,11 @@ from psycopg import Connection
 
 from mrl_pg.bench.build import Doing
 from mrl_pg.bench.clients import Task, clients
-from mrl_pg.bench.measure import WARM_UP_QUERIES, in_turns, one_by_one
+from mrl_pg.bench.measure import WARM_UP_QUERIES, Run, in_turns, one_by_one
 from mrl_pg.bench.methods import Built, K, Search, search_at, statement, use_binary
-from mrl_pg.bench.points import Figures, Point, best, cheapest, figures, next_point
+from mrl_pg.bench.points import Figures, Point, best, cheapest, figures, is_clear, next_point
 from mrl_pg.bench.report import Chosen, compared
-from mrl_pg.bench.truth import Nearest, recalls
+from mrl_pg.bench.truth import Nearest, PerQuery, recalls
 from mrl_pg.vectors import FloatArray
 
 # Every point of every method that was measured.
@@ -25,7 +25,7 @@ Explored: TypeAlias = dict[Built, dict[Point, Figures]]
 # An exact search of a large table takes seconds.
 _EXACT_SECONDS, _EXACT_AT_LEAST = 10.0, 3
 _ROUNDS = 2
-_CLIENT_SECONDS, _CLIENT_WARM_UP = 3.0, 20
+_CLIENT_SECONDS, _CLIENT_WARM_UP = 2.0, 20
 
 
 @contextmanager
@@ -57,8 +57,11 @@ def explore(
             searches = {one: search_at(conns[one], one, point) for one, point in points.items()}
             for one, search in searches.items():
                 without_index[one] += not _uses_index(conns[one], one, search, queries)
-            for one, run in zip(searches, in_turns(list(searches.values()), queries), strict=True):
-                measured[one][points[one]] = figures(points[one], recalls(truth, run.found, K), run.seconds)
+            runs = in_turns(
+                list(searches.values()), queries, is_enough=lambda run: is_clear(_recalls(truth, run), targets)
+            )
+            for one, run in zip(searches, runs, strict=True):
+                measured[one][points[one]] = figures(points[one], _recalls(truth, run), run.seconds)
     return measured, without_index
 
 
@@ -112,15 +115,19 @@ def _exact(conn: Connection[Any], one: Built, queries: FloatArray, truth: Neares
     (point,) = (Point(*pair) for pair in zip(one.method.grid.candidates, one.method.grid.ef_search, strict=True))
     until = time.perf_counter() + _EXACT_SECONDS
     run = one_by_one(search_at(conn, one, point), queries, until=until, at_least=_EXACT_AT_LEAST)
-    return {point: figures(point, recalls(truth.part(0, len(run.found)), run.found, K), run.seconds)}
+    return {point: figures(point, _recalls(truth, run), run.seconds)}
+
+
+def _recalls(truth: Nearest, run: Run) -> PerQuery:
+    """The recall of each query of a run over the first of them."""
+    return recalls(truth.part(0, len(run.found)), run.found, K)
 
 
 def _next_points(measured: Explored, targets: Sequence[float]) -> dict[Built, Point]:
     """The next point of each method that has one left."""
     points = {}
     for one, known in measured.items():
-        seen = {point: found.recall for point, found in known.items()}
-        if (point := next_point(one.method.grid, targets, seen)) is not None:
+        if (point := next_point(one.method.grid, targets, known)) is not None:
             points[one] = point
     return points
 

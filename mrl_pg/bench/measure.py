@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,21 +39,28 @@ def one_by_one(search: Search, queries: FloatArray, *, until: float | None = Non
     return Run(found, np.array(seconds))
 
 
-def in_turns(searches: Sequence[Search], queries: FloatArray, *, rounds: int = 1) -> list[Run]:
+def in_turns(
+    searches: Sequence[Search],
+    queries: FloatArray,
+    *,
+    rounds: int = 1,
+    is_enough: Callable[[Run], bool] = lambda run: False,
+) -> list[Run]:
     """Returns a run of each search over all queries, so often one after the other.
 
     The searches take turns on blocks of queries, in one order and then in the other, so that what else the machine
     does meets all of them alike.
+
+    :param is_enough: asked after each block whether that search may stop.
     """
     runs = [Run([], np.empty(0)) for _ in searches]
     for search in searches:
         one_by_one(search, queries[-WARM_UP_QUERIES:])
-    for turn in range(rounds):
+    going = list(range(len(searches)))
+    for _ in range(rounds):
         for first in range(0, len(queries), _BLOCK_QUERIES):
-            order = list(range(len(searches)))
-            if (turn + first // _BLOCK_QUERIES) % 2:
-                order.reverse()
-            for n in order:
+            for n in going:
                 block = one_by_one(searches[n], queries[first : first + _BLOCK_QUERIES])
                 runs[n] = Run(runs[n].found + block.found, np.concatenate([runs[n].seconds, block.seconds]))
+            going = [n for n in reversed(going) if not is_enough(runs[n])]
     return runs

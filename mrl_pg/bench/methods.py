@@ -25,8 +25,8 @@ TABLE = "documents"
 # What k × 8 candidates come to in the function recipe.
 _FUNCTION_FACTOR = 8
 _DEFAULT_EF_SEARCH = 40
-_CANDIDATES = (15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 400)
-_EF_SEARCH = (40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 600)
+_CANDIDATES = (15, 20, 30, 40, 60, 80, 120, 200, 400)
+_EF_SEARCH = (20, 30, 40, 60, 80, 100, 130, 160, 200, 250, 300, 400, 600)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +12,10 @@ import numpy as np
 from mrl_pg.bench.truth import PerQuery
 
 _RESAMPLES = 1_000
+# Queries after which a recall may be clear, and how many standard errors from every target that is.
+_ENOUGH_QUERIES, _CLEAR = 100, 2.5
+# Of the cheapest point: what fewer candidates cannot save any more, once ef_search makes for most of the cost.
+_TOO_MUCH = 1.5
 
 
 class Point(NamedTuple):
@@ -76,24 +81,34 @@ def interval(values: PerQuery, *, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def next_point(grid: Grid, targets: Iterable[float], seen: Mapping[Point, float]) -> Point | None:
+def is_clear(recalls: PerQuery, targets: Iterable[float]) -> bool:
+    """Returns whether the recall of some queries tells on which side of each target that of all of them is."""
+    error = recalls.std() / np.sqrt(len(recalls))
+    return len(recalls) >= _ENOUGH_QUERIES and all(abs(recalls.mean() - t) > _CLEAR * error for t in targets)
+
+
+def next_point(grid: Grid, targets: Iterable[float], seen: Mapping[Point, Figures]) -> Point | None:
     """Returns the point to measure next, None when all are known that can be the cheapest for a target.
 
     Recall and cost both rise with candidates and with ef_search. So for each target this walks down the stairs between
     the points that reach it and those that miss it, from most candidates and least ef_search: fewer candidates after a
     point that reaches the target, a larger ef_search after one that misses it. Every other point that reaches it has
-    one on the stairs that looks at less.
+    one on the stairs that looks at less. The walk ends where even what misses costs too much.
 
-    :param seen: the recall of the points measured so far.
+    :param seen: the points measured so far.
     """
     for target in targets:
         candidates, ef_searches = list(grid.candidates), list(grid.ef_search)
+        lowest = math.inf
         while candidates and ef_searches:
             point = Point(candidates[-1], ef_searches[0])
             if point not in seen:
                 return point
-            if seen[point] >= target:
+            if seen[point].recall >= target:
+                lowest = min(lowest, seen[point].p50_ms)
                 candidates.pop()
+            elif seen[point].p50_ms > _TOO_MUCH * lowest:
+                break
             else:
                 ef_searches.pop(0)
     return None

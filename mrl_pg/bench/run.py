@@ -49,14 +49,20 @@ def bench(
     """
     if data.rows < K:
         raise MrlError(f"{data.rows} rows are fewer than k = {K}: there is nothing to be missed. Pass more --rows.")
+    embedded.bin_dir()  # raises where the server is not installed
     begun = time.monotonic()
     targets = sorted(set(targets))
     client_count = client_count or cpus()
-    ample = settings(data.rows, data.dims, cpus())
+    ample = settings(data.rows, data.dims, cpus(), client_count)
+    scarce = with_short_memory(ample, short_buffers) if short_buffers else None
     directory = Path(tempfile.mkdtemp(prefix="mrl-pg-bench-"))
     try:
         check_space(directory, data.rows, data.dims)
         doing("Starting", "PostgreSQL")
+        if scarce:
+            # A setting that this machine refuses shows now and not at the end.
+            with embedded.server(directory, settings=scarce):
+                pass
         with embedded.server(directory, settings=ample) as dsn:
             with connected(dsn) as conn:
                 mrl.install(conn)
@@ -68,10 +74,7 @@ def bench(
                 conn.execute("CHECKPOINT")  # now, so that it does not run beside the searches
             explored, without_index = explore(dsn, built, data.queries, truth, targets, doing)
             chosen = choose(dsn, explored, data.queries, truth, targets, client_count, doing)
-        short = None
-        scarce = with_short_memory(ample, short_buffers) if short_buffers else None
-        if scarce:
-            short = measure_short(directory, scarce, built, chosen, data, truth, client_count, doing)
+        short = measure_short(directory, scarce, built, chosen, data, truth, client_count, doing) if scarce else None
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     environment = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from mrl_pg.errors import MrlError
 _MB = 1024**2
 
 
-def settings(rows: int, dims: int, cpus: int) -> dict[str, str]:
+def settings(rows: int, dims: int, cpus: int, clients: int) -> dict[str, str]:
     """Returns what postgresql.conf needs for so many vectors on this machine."""
     available = memory()
     # Table and indexes take some four times what the vectors do; an HNSW graph in the making, as halfvec, half of it
@@ -26,9 +25,9 @@ def settings(rows: int, dims: int, cpus: int) -> dict[str, str]:
         # The process that builds an index takes part.
         "max_parallel_maintenance_workers": str(cpus - 1),
         "max_worker_processes": str(8 + cpus),
-        "max_connections": str(50 + 2 * cpus),
+        "max_connections": str(100 + clients),
         "autovacuum": "off",
-        "max_wal_size": "16GB",
+        "max_wal_size": "4GB",
         "checkpoint_timeout": "1h",
         "wal_level": "minimal",
         "max_wal_senders": "0",
@@ -61,7 +60,9 @@ def check_space(directory: Path, rows: int, dims: int) -> None:
 
 def memory() -> int:
     """Returns how many bytes of memory this machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    import psutil  # type: ignore[import-untyped]  # comes with the embedded server, which is optional
+
+    return int(psutil.virtual_memory().total)
 
 
 def _megabytes(n: int) -> str:

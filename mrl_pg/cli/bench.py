@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,12 @@ from mrl_pg.cli.output import json_option, print_json, print_table, size
 if TYPE_CHECKING:
     from mrl_pg.bench.build import Doing
     from mrl_pg.bench.report import Chosen, Report
+
+
+def _check_buffers(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*(kB|MB|GB)", value):
+        raise click.BadParameter(f"{value!r} is no size. Write 400MB, for example.")
+    return value
 
 
 @click.command(
@@ -54,7 +61,13 @@ Examples:
 @click.option(
     "--short-memory", is_flag=True, help="Measure again with little memory for the data: --buffers and no page cache."
 )
-@click.option("--buffers", default="400MB", show_default=True, help="What --short-memory leaves, as shared_buffers.")
+@click.option(
+    "--buffers",
+    default="400MB",
+    show_default=True,
+    callback=_check_buffers,
+    help="What --short-memory leaves, as shared_buffers.",
+)
 @json_option
 def bench(
     rows: int | None,
