@@ -65,7 +65,7 @@ def figures(point: Point, recalls: PerQuery, seconds: PerQuery) -> Figures:
         candidates=point.candidates,
         ef_search=point.ef_search,
         queries=len(recalls),
-        recall=float(recalls.mean()),
+        recall=round(float(recalls.mean()), 9),  # 4,925 of 5,000 are .985 and not a hair less
         low=low,
         high=high,
         p50_ms=float(p50),

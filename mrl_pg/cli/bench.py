@@ -189,31 +189,27 @@ def _print_indexes(report: Report) -> None:
 def _print_chosen(chosen: Sequence[Chosen], clients: int) -> None:
     from mrl_pg.bench.report import BASELINE, ShortMemory
 
-    columns = ["method", "cand", "ef", "recall", "95 %", "p50 ms", "p95 ms", "QPS", f"×{BASELINE}"]
-    columns += [f"QPS {clients}", f"×{BASELINE}"]
+    short = bool(chosen) and isinstance(chosen[0], ShortMemory)
+    columns = ["method", "cand/ef", "recall", "p50 ms", *([] if short else ["p95 ms"]), "QPS", f"×{BASELINE}"]
+    columns += [f"QPS {clients}", f"×{BASELINE}", *(["cold ms"] if short else [])]
     rows = []
     for one in chosen:
         found = one.figures
-        exact = one.method == "exact"
         row = [
             one.method,
-            None if exact else found.candidates,
-            None if exact else found.ef_search,
-            f"{found.recall:.4f}" if one.reached else f"missed: {found.recall:.4f}",
-            f"{found.low:.3f}–{found.high:.3f}",
+            None if one.method == "exact" else f"{found.candidates}/{found.ef_search}",
+            f"{found.recall:.4f}{'' if one.reached else '*'} ±{(found.high - found.low) / 2:.3f}",
             _number(found.p50_ms, 2),
-            _number(found.p95_ms, 2),
-            _number(found.qps, 1),
+            *([] if short else [_number(found.p95_ms, 2)]),
+            _rate(found.qps),
             _number(one.times, 2),
-            _number(one.clients_qps, 1),
+            _rate(one.clients_qps),
             _number(one.clients_times, 2),
         ]
         if isinstance(one, ShortMemory):
-            row += [_number(one.cold_ms, 1), f"{one.cold_recall:.3f}"]
+            row.append(f"{one.cold_ms:.1f} at {one.cold_recall:.3f}")
         rows.append(row)
-    if chosen and isinstance(chosen[0], ShortMemory):
-        columns += ["cold ms", "recall"]
-    print_table(columns, rows, right=1)
+    print_table(columns, rows, right=1, whole=True)
 
 
 def _notes(report: Report) -> list[str]:
@@ -221,20 +217,27 @@ def _notes(report: Report) -> list[str]:
     from mrl_pg.bench.report import BASELINE
 
     notes = [
-        "Each line is the setting with the lowest p50 among those tried that reach the recall, measured again; "
-        f"×{BASELINE} is its queries/s over the baseline's; 95 % is the bootstrap interval of the recall. Recipes run "
-        "under settings made beforehand; mrl-pg is called as mrl_pg.psycopg.search, which sends its own.",
+        "Each line is the setting (candidates/ef_search) with the lowest p50 among those tried that reach the recall, "
+        "measured again. ± is half the 95 % bootstrap interval of the recall, QPS the queries/s of one client and of "
+        f"several, ×{BASELINE} what they are over the baseline's. Recipes run under settings made beforehand; mrl-pg "
+        "is called as mrl_pg.psycopg.search, which sends its own.",
         "fill s is for adding and backfilling a column; an index on an expression has none. inserts/s is one INSERT of "
         "1,000 rows into a table of 10,000 with that index alone. The table holds the columns of all methods, so its "
         "rows are wider than with one.",
     ]
     if report.short_memory is not None:
-        notes.append("cold ms is the mean of the first 20 queries after the start of the server, recall theirs.")
+        notes.append("cold ms is the mean of the first 20 queries after the start of the server, at their recall.")
+    if any(not one.reached for one in report.chosen):
+        notes.append("* does not reach the recall with any setting tried; this is the best it does.")
     if left := [
         f"{one.name} ({one.without_index} of {len(one.points)})" for one in report.methods if one.without_index
     ]:
         notes.append(f"The planner did without the index at some settings: {', '.join(left)}. Try more --rows.")
     return notes
+
+
+def _rate(value: float | None) -> str | None:
+    return _number(value, 1 if value is not None and value < 100 else 0)
 
 
 def _number(value: float | None, digits: int) -> str | None:

@@ -42,7 +42,7 @@ def print_table(
 
     console = Console(markup=False, highlight=False, emoji=False)
     cells = [columns, *([*map(_cell, row)] for row in rows)]
-    if whole and sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True)) > console.width:
+    if whole and sum(max(map(len, column)) + 3 for column in zip(*cells, strict=True)) > console.width:
         for row in cells[1:]:
             for name, cell in zip(columns, row, strict=True):
                 click.echo(f"{name:>{max(map(len, columns))}}  {cell}")
