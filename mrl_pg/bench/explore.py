@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from mrl_pg.vectors import FloatArray
 
 # Every point of every method that was measured.
 Explored: TypeAlias = dict[Built, dict[Point, Figures]]
+Pair: TypeAlias = tuple[Built, Point]
 
 # An exact search of a large table takes seconds.
 _EXACT_SECONDS, _EXACT_AT_LEAST = 10.0, 3
@@ -65,6 +66,23 @@ def explore(
     return measured, without_index
 
 
+def confirm(
+    dsn: str, explored: Explored, queries: FloatArray, truth: Nearest, targets: Sequence[float], doing: Doing
+) -> Explored:
+    """Returns the same points, the cheapest of them with the figures of all queries.
+
+    What looked cheapest may have been lucky, in its recall or its latency; then the next one is.
+    """
+    known = {one: dict(points) for one, points in explored.items()}
+    confirmed: set[Pair] = set()
+    while pairs := [pair for pair in _picked(known, targets) if pair not in confirmed]:
+        doing("Searching", f"{len(pairs)} of the cheapest settings with all queries")
+        for (one, point), run in _in_turns(dsn, pairs, queries, rounds=1).items():
+            known[one][point] = figures(point, _recalls(truth, run), run.seconds)
+        confirmed.update(pairs)
+    return known
+
+
 def choose(
     dsn: str,
     explored: Explored,
@@ -76,19 +94,12 @@ def choose(
 ) -> list[Chosen]:
     """Returns the cheapest point of each method for each target, measured again, also by several clients at a time.
 
-    Again, because the cheapest of many is partly the luckiest. Exact search keeps the figures it has.
+    This time all of them take turns. Exact search keeps the figures it has.
     """
-    first = {
-        (target, one): cheapest(list(points.values()), target) or best(list(points.values()))
-        for target in targets
-        for one, points in explored.items()
-    }
-    pairs = list(dict.fromkeys((one, found.point) for (_, one), found in first.items() if one.index is not None))
-    doing("Measuring", f"the {len(pairs)} cheapest settings again")
-    with ExitStack() as stack:
-        searches = [search_at(stack.enter_context(connected(dsn)), one, point) for one, point in pairs]
-        runs = dict(zip(pairs, in_turns(searches, queries, rounds=_ROUNDS), strict=True))
-    again: dict[tuple[Built, Point], tuple[Figures, float]] = {}
+    pairs = _picked(explored, targets)
+    doing("Measuring", f"{len(pairs)} settings")
+    again: dict[Pair, tuple[Figures, float]] = {}
+    runs = _in_turns(dsn, pairs, queries, rounds=_ROUNDS)
     with clients(dsn, client_count) as rate:
         for (one, point), run in runs.items():
             doing("Measuring", f"{one.method.name}, {client_count} clients at a time")
@@ -96,19 +107,40 @@ def choose(
             task = Task(one, point, queries[:_CLIENT_WARM_UP], queries, seconds=_CLIENT_SECONDS, again=True)
             again[one, point] = found, rate(task)
     chosen = []
-    for (target, one), before in first.items():
-        found, clients_qps = again.get((one, before.point), (before, None))
-        chosen.append(
-            Chosen(
-                method=one.method.name,
-                target=target,
-                reached=found.recall >= target,
-                statement=statement(one, before.point),
-                figures=found,
-                clients_qps=clients_qps,
+    for target in targets:
+        for one, points in explored.items():
+            before = _pick(points, target)
+            found, clients_qps = again.get((one, before.point), (before, None))
+            chosen.append(
+                Chosen(
+                    method=one.method.name,
+                    target=target,
+                    reached=found.recall >= target,
+                    statement=statement(one, before.point),
+                    figures=found,
+                    clients_qps=clients_qps,
+                )
             )
-        )
     return compared(chosen)
+
+
+def _pick(points: Mapping[Point, Figures], target: float) -> Figures:
+    """The cheapest point that reaches a target, the best where none does."""
+    measured = list(points.values())
+    return cheapest(measured, target) or best(measured)
+
+
+def _picked(explored: Explored, targets: Sequence[float]) -> list[Pair]:
+    """The points of all methods that have an index for all targets, each once."""
+    indexed = {one: points for one, points in explored.items() if one.index is not None}
+    return list(dict.fromkeys((one, _pick(points, t).point) for t in targets for one, points in indexed.items()))
+
+
+def _in_turns(dsn: str, pairs: Sequence[Pair], queries: FloatArray, *, rounds: int) -> dict[Pair, Run]:
+    """The run of each point; each has a connection, because a recipe's settings are made for it."""
+    with ExitStack() as stack:
+        searches = [search_at(stack.enter_context(connected(dsn)), one, point) for one, point in pairs]
+        return dict(zip(pairs, in_turns(searches, queries, rounds=rounds), strict=True))
 
 
 def _exact(conn: Connection[Any], one: Built, queries: FloatArray, truth: Nearest) -> dict[Point, Figures]:

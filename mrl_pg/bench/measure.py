@@ -12,7 +12,7 @@ from mrl_pg.bench.methods import Search
 from mrl_pg.bench.truth import PerQuery
 from mrl_pg.vectors import FloatArray
 
-# Past the five runs after which PostgreSQL may settle on a generic plan.
+# Past the five runs after which psycopg prepares a statement, and the five after which PostgreSQL may plan it for good.
 WARM_UP_QUERIES = 10
 _BLOCK_QUERIES = 50
 

@@ -13,7 +13,7 @@ from mrl_pg.bench.truth import PerQuery
 
 _RESAMPLES = 1_000
 # Queries after which a recall may be clear, and how many standard errors from every target that is.
-_ENOUGH_QUERIES, _CLEAR = 100, 2.5
+_ENOUGH_QUERIES, _CLEAR = 100, 3.0
 # Of the cheapest point: what fewer candidates cannot save any more, once ef_search makes for most of the cost.
 _TOO_MUCH = 1.5
 

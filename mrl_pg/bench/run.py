@@ -19,7 +19,7 @@ import mrl_pg.psycopg as mrl
 from mrl_pg import __version__, embedded
 from mrl_pg.bench.build import Doing, build_all, insert_rates, load
 from mrl_pg.bench.data import Data
-from mrl_pg.bench.explore import Explored, choose, connected, explore
+from mrl_pg.bench.explore import Explored, choose, confirm, connected, explore
 from mrl_pg.bench.methods import Built, K, Method
 from mrl_pg.bench.points import ratio
 from mrl_pg.bench.report import BASELINE, MethodReport, Report
@@ -73,6 +73,7 @@ def bench(
                 inserts = insert_rates(conn, built, data, doing)
                 conn.execute("CHECKPOINT")  # now, so that it does not run beside the searches
             explored, without_index = explore(dsn, built, data.queries, truth, targets, doing)
+            explored = confirm(dsn, explored, data.queries, truth, targets, doing)
             chosen = choose(dsn, explored, data.queries, truth, targets, client_count, doing)
         short = measure_short(directory, scarce, built, chosen, data, truth, client_count, doing) if scarce else None
     finally:

@@ -222,8 +222,8 @@ def _notes(report: Report) -> list[str]:
         f"several, ×{BASELINE} what they are over the baseline's. Recipes run under settings made beforehand; mrl-pg "
         "is called as mrl_pg.psycopg.search, which sends its own.",
         "fill s is for adding and backfilling a column; an index on an expression has none. inserts/s is one INSERT of "
-        "1,000 rows into a table of 10,000 with that index alone. The table holds the columns of all methods, so its "
-        "rows are wider than with one.",
+        "up to 1,000 rows into a table of up to 10,000 with that index alone. The table that is searched holds the "
+        "columns of all methods, so its rows are wider than with one.",
     ]
     if report.short_memory is not None:
         notes.append("cold ms is the mean of the first 20 queries after the start of the server, at their recall.")
