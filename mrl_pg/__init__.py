@@ -4,13 +4,14 @@ from mrl_pg.errors import (
     BackfillError,
     DimensionError,
     EmbedError,
+    EvaluationError,
     MrlError,
     NotInstalledError,
     SchemaVersionError,
     SearchError,
     SpecError,
 )
-from mrl_pg.search import Hit, SearchResult
+from mrl_pg.search import Hit, SearchResult, Stage
 from mrl_pg.spec import Matryoshka
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ __all__ = [
     "BackfillError",
     "DimensionError",
     "EmbedError",
+    "EvaluationError",
     "Hit",
     "Matryoshka",
     "MrlError",
@@ -27,4 +29,5 @@ __all__ = [
     "SearchError",
     "SearchResult",
     "SpecError",
+    "Stage",
 ]

@@ -18,7 +18,7 @@ from sqlalchemy.sql import ClauseElement
 
 from mrl_pg import statements
 from mrl_pg.errors import DimensionError, EmbedError
-from mrl_pg.registry import Target
+from mrl_pg.registry import Target, same_model
 from mrl_pg.statements.embedding import Task, batch, hash_name, write
 from mrl_pg.vectors import FP16_MAX, FloatArray
 
@@ -109,8 +109,7 @@ def read_task(target: Target, columns: Rows, text: str, embedding: str, model: s
 def check_model(target: Target, embedding: str, model: str | None) -> None:
     """Returns nothing; raises EmbedError where the table knows another model for an embedding column."""
     for known in (p.model for p in target.prefixes if p.embedding == embedding):
-        # Models of a hub are known with their organisation and without.
-        if known and model and known.rpartition("/")[2] != model.rpartition("/")[2]:
+        if known and model and not same_model(known, model):
             raise EmbedError(
                 f"{embedding} of {target} holds embeddings of {known}, and those of {model} do not compare with them. "
                 f"Use {known}, or a column of its own for {model}."

@@ -6,6 +6,7 @@ MrlError
 ├── SearchError            a search that cannot be answered   (also ValueError)
 ├── NotInstalledError      the schema mrl or pgvector is missing
 ├── SchemaVersionError     the schema mrl is too old or too new for this package
+├── EvaluationError        an evaluation that cannot be made  (also ValueError)
 ├── EmbedError             texts that could not be embedded; it can be run again
 └── BackfillError          a backfill that stopped; it can be run again
 
@@ -29,12 +30,11 @@ class SpecError(MrlError, ValueError):
 class DimensionError(MrlError, ValueError):
     """A vector of the wrong length."""
 
-    def __init__(self, expected: int, actual: int, what: str = "query") -> None:
+    def __init__(self, expected: int, actual: int, what: str = "query", model: str | None = None) -> None:
         self.expected = expected
         self.actual = actual
-        super().__init__(
-            f"{what} has {actual} dimensions, expected {expected}. Embed it with the model of the table, at full size."
-        )
+        named = model or "the model of the table"
+        super().__init__(f"{what} has {actual} dimensions, expected {expected}. Embed it with {named}, at full size.")
 
 
 class SearchError(MrlError, ValueError):
@@ -59,6 +59,10 @@ class SchemaVersionError(MrlError):
         super().__init__(
             f"the database has version {installed} of schema mrl, this package needs {required}. Run: {advice}"
         )
+
+
+class EvaluationError(MrlError, ValueError):
+    """An evaluation that cannot be made: its queries, qrels, sample, k or candidates."""
 
 
 class EmbedError(MrlError):

@@ -280,7 +280,7 @@ def prefix_advice(model: Model, dims: int) -> str | None:
         )
         return (
             f"{reason}: its first {dims} dimensions may find much less. "
-            "Use a longer prefix than you otherwise would, and measure recall on your data (exact=True)."
+            "Learn one from your rows instead (mrl-pg rotate), and measure recall on your data (exact=True)."
         )
     if isinstance(model.trained_dims, range):
         documented = f"{model.trained_dims[0]} to {model.trained_dims[-1]}"
@@ -290,5 +290,5 @@ def prefix_advice(model: Model, dims: int) -> str | None:
         documented = ", ".join(str(trained) for trained in model.trained_dims if trained < longest)
     return (
         f"{model.name} is documented to be cut at {documented} dimensions, not at {dims}. "
-        "Use a documented length, or measure recall on your data (exact=True)."
+        "Use a documented length or learn a prefix from your rows (mrl-pg rotate), and measure (exact=True)."
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from mrl_pg.errors import SearchError
 from mrl_pg.install import check_version
+from mrl_pg.search import SearchPlan
 from mrl_pg.spec import Prefix
 
 # How long a connection trusts what it knows of a table. What makes a search fail is looked at again at once.
@@ -103,6 +104,36 @@ def named_prefix(target: Target, prefix: str | None) -> Prefix:
         names = ", ".join(p.prefix for p in target.prefixes)
         raise SearchError(f"{target} has several prefixes: {names}. Name one with prefix= (--prefix).")
     return choose_prefix(target, prefix, exact=True)
+
+
+def choose_prefixes(target: Target, prefix: str | None, plan: SearchPlan) -> tuple[Prefix, ...]:
+    """Returns the prefixes that serve a search, one a stage.
+
+    :raises SearchError: as :func:`choose_prefix`; for stages beside a named prefix or over several embeddings; where
+        the table knows another model than the one that made the query.
+    """
+    if plan.stages and prefix is not None:
+        raise SearchError(f"prefix = {prefix!r} and stages were given. Each stage names its own: leave prefix out.")
+    first = choose_prefix(target, plan.stages[0].prefix if plan.stages else prefix, exact=plan.exact)
+    # Later stages order rows that are there already, and need no index.
+    chosen = (first, *(choose_prefix(target, stage.prefix, exact=True) for stage in plan.stages[1:]))
+    for other in chosen:
+        if other.embedding != first.embedding:
+            raise SearchError(
+                f"{first.prefix} of {target} is a prefix of {first.embedding}, {other.prefix} of {other.embedding}. "
+                "Take all stages from one embedding."
+            )
+    if first.model and plan.model and not same_model(first.model, plan.model):
+        raise SearchError(
+            f"{first.embedding} of {target} holds embeddings of {first.model}, and a query of {plan.model} does not "
+            f"compare with them. Embed the query with {first.model}."
+        )
+    return chosen
+
+
+def same_model(one: str, other: str) -> bool:
+    """Returns whether two names mean one model: models of a hub are known with their organisation and without."""
+    return one.rpartition("/")[2] == other.rpartition("/")[2]
 
 
 def choose_prefix(target: Target, prefix: str | None, *, exact: bool = False) -> Prefix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, overload
 
 from mrl_pg.errors import SearchError
 
@@ -20,15 +20,30 @@ MIN_SCAN_TUPLES = 20_000
 MAX_DEFAULT_SCAN_TUPLES = 1_000_000
 
 
+class Stage(NamedTuple):
+    """One stage of a funnel: the prefix column that orders the rows, and how many of them it hands over."""
+
+    prefix: str
+    candidates: int
+
+
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """How much a search looks at; made and checked by :func:`search_plan`."""
+    """How much a search looks at; made and checked by :func:`search_plan`.
+
+    :ivar candidates: rows that the first stage hands over.
+    :ivar stages: all stages before the rerank, where the caller named them.
+    :ivar model: model that made the query, where the caller named it.
+    """
 
     k: int
     candidates: int
     ef_search: int
     max_scan_tuples: int
     exact: bool
+    rerank: bool
+    stages: tuple[Stage, ...]
+    model: str | None
 
 
 class SearchOptions(TypedDict, total=False):
@@ -40,6 +55,12 @@ class SearchOptions(TypedDict, total=False):
         below ``candidates``: the scan goes on in steps of ef_search.
     :param max_scan_tuples: where the index scan gives up; 200 * candidates within 20,000 and 1,000,000.
     :param exact: compare every row and use no index: the ground truth.
+    :param rerank: if False, the k rows and their distances come from the prefix alone and no full embedding is read:
+        one-stage search. ``candidates`` is k then. The distance of a binary prefix is the Hamming distance.
+    :param stages: a funnel instead of ``prefix`` and ``candidates``: ``[Stage("embedding_rot64_v1", 1000),
+        Stage("embedding_512", 100)]`` finds 1,000 rows by the index of the first, hands the best 100 of them by the
+        second to the rerank. Only the first needs an index.
+    :param model: the model that made the query; refused where the table knows that another made its embeddings.
     """
 
     k: int
@@ -47,6 +68,9 @@ class SearchOptions(TypedDict, total=False):
     ef_search: int | None
     max_scan_tuples: int | None
     exact: bool
+    rerank: bool
+    stages: Sequence[Stage | tuple[str, int]]
+    model: str | None
 
 
 def search_plan(
@@ -56,6 +80,9 @@ def search_plan(
     ef_search: int | None = None,
     max_scan_tuples: int | None = None,
     exact: bool = False,
+    rerank: bool = True,
+    stages: Sequence[Stage | tuple[str, int]] = (),
+    model: str | None = None,
 ) -> SearchPlan:
     """Returns a checked plan from :class:`SearchOptions`.
 
@@ -64,7 +91,18 @@ def search_plan(
     k = _whole("k", k)
     if k < 1:
         raise SearchError(f"k must be at least 1, not {k}. k is the number of rows to return.")
-    candidates = max(100, 10 * k) if candidates is None else _whole("candidates", candidates)
+    if exact and (stages or not rerank):
+        raise SearchError("an exact search has neither stages nor a rerank. Leave stages and rerank out.")
+    if stages and candidates is not None:
+        raise SearchError(
+            f"candidates = {candidates} and stages were given. Each stage has its own number: give stages."
+        )
+    funnel = _funnel(stages, k)
+    if funnel:
+        candidates = funnel[0].candidates
+    elif candidates is None:
+        candidates = max(100, 10 * k) if rerank else k
+    candidates = _whole("candidates", candidates)
     if candidates < k:
         raise SearchError(
             f"candidates must be at least k = {k}, not {candidates}. "
@@ -84,7 +122,23 @@ def search_plan(
     max_scan_tuples = min(_whole("max_scan_tuples", max_scan_tuples), 2**31 - 1)
     if max_scan_tuples < 1:
         raise SearchError(f"max_scan_tuples must be at least 1, not {max_scan_tuples}. Leave it out for the default.")
-    return SearchPlan(k, candidates, ef_search, max_scan_tuples, exact)
+    return SearchPlan(k, candidates, ef_search, max_scan_tuples, exact, rerank, funnel, model)
+
+
+def _funnel(stages: Sequence[Stage | tuple[str, int]], k: int) -> tuple[Stage, ...]:
+    try:
+        funnel = tuple(Stage(str(prefix), _whole("candidates", candidates)) for prefix, candidates in stages)
+    except (TypeError, ValueError):
+        raise SearchError(
+            f"stages must be pairs of prefix and candidates, not {stages!r}. Pass [Stage('embedding_256', 100)]."
+        ) from None
+    counts = [*(stage.candidates for stage in funnel), k]
+    if counts != sorted(counts, reverse=True):
+        raise SearchError(
+            f"the stages hand over {', '.join(map(str, counts[:-1]))} rows for k = {k}: each must hand over at most as "
+            "many as it gets, and the last at least k. Give fewer to the later stages."
+        )
+    return funnel
 
 
 # (column, comparison), comparison being "equal", "any", "any or null" or "null".

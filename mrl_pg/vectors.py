@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,9 +16,41 @@ from mrl_pg.spec import Distance, Prefix
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 # Prefixes: float16, or bool for sign bits.
 PrefixArray: TypeAlias = npt.NDArray[np.float16] | npt.NDArray[np.bool_]
+# The bases of several prefixes, None for those that are no rotations.
+Bases: TypeAlias = Sequence[FloatArray | None]
 VectorLike: TypeAlias = Sequence[float] | npt.NDArray[np.floating[Any]]
 
 FP16_MAX = 65_504.0
+
+
+def query_vectors(
+    query: VectorLike, prefixes: Sequence[Prefix], bases: Bases, prefix_query: VectorLike | None = None
+) -> tuple[FloatArray, list[PrefixArray]]:
+    """Returns (query, its prefix for each that a basis is given for): what a search sends.
+
+    :param bases: of the prefixes; none for an exact search.
+    :param prefix_query: prefix of the query for the first, where it is there already.
+    :raises DimensionError, SearchError: as :func:`query_vector`; for a prefix_query that is not of this prefix.
+    """
+    vector = query_vector(query, prefixes[0])
+    # An exact search has no bases; what has a basis for each makes all prefixes.
+    shorts = [
+        prefixes_of(query_vector(query, prefix), prefix, basis) for prefix, basis in zip(prefixes, bases, strict=False)
+    ]
+    if prefix_query is not None and shorts:
+        shorts[0] = _given_prefix(prefix_query, prefixes[0])
+    return vector, shorts
+
+
+def _given_prefix(prefix_query: VectorLike, prefix: Prefix) -> PrefixArray:
+    if prefix.kind != "truncate":
+        raise SearchError(
+            f"prefix_query is for prefixes that are the first dimensions; {prefix.prefix} is of kind {prefix.kind}. "
+            "Leave it out: the prefix is made from the query."
+        )
+    if np.shape(prefix_query) != (prefix.dims,):
+        raise DimensionError(prefix.dims, np.size(prefix_query), "prefix_query")
+    return prefixes_of(query_vector(prefix_query, replace(prefix, full_dims=prefix.dims)), prefix)
 
 
 def query_vector(query: VectorLike, prefix: Prefix) -> FloatArray:
@@ -39,7 +72,7 @@ def query_vector(query: VectorLike, prefix: Prefix) -> FloatArray:
             f"query has shape {array.shape}, expected one dimension. Pass one vector, or use search_many."
         )
     if prefix.full_dims is not None and len(array) != prefix.full_dims:
-        raise DimensionError(prefix.full_dims, len(array))
+        raise DimensionError(prefix.full_dims, len(array), model=prefix.model)
     if len(array) < prefix.dims:
         raise DimensionError(prefix.dims, len(array))
     # A rotation mixes all dimensions, and makes no vector longer.

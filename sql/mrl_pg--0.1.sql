@@ -292,6 +292,11 @@ RETURN CASE distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' WHEN 'inner_p
 COMMENT ON FUNCTION mrl.operator(text) IS 'pgvector operator of a distance; NULL for one that mrl-pg does not know';
 
 -- Bits are compared by the Hamming distance, which approximates the angle; the rerank by the distance itself.
+CREATE FUNCTION mrl.prefix_operator(distance text, kind text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN kind = 'binary' THEN '<~>' ELSE mrl.operator(distance) END;
+COMMENT ON FUNCTION mrl.prefix_operator(text, text) IS 'pgvector operator that compares prefixes of a kind';
+
 CREATE FUNCTION mrl.operator_class(distance text, kind text DEFAULT 'truncate') RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN mrl.prefix_type(kind) IS NULL OR mrl.operator(distance) IS NULL THEN NULL
@@ -554,6 +559,13 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = format('Run: mrl-pg rotate %s --dims %s', target, dims);
     END IF;
 
+    SELECT p.model INTO present FROM mrl.prefixes p
+    WHERE p.target = target AND p.embedding = embedding AND regexp_replace(p.model, '^.*/', '') <> regexp_replace(model, '^.*/', '')
+      AND p.model <> '' AND model <> '' AND p.prefix <> prefix LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% of % holds embeddings of %, and those of % do not compare with them', quote_ident(embedding), target, present.model, model
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('Use %s, or a column of its own for %s.', present.model, model);
+    END IF;
     SELECT p.embedding, p.kind, p.dims, p.distance, p.model, p.basis INTO present
     FROM mrl.prefixes p WHERE p.target = target AND p.prefix = prefix;
     IF FOUND THEN
@@ -797,6 +809,99 @@ END
 $$;
 COMMENT ON FUNCTION mrl.filter_conditions(regclass, jsonb, boolean) IS 'conditions of a filter as SQL: equality, any of, IS NULL';
 
+CREATE FUNCTION mrl.query_prefix(spec mrl.prefixes, query vector) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    made text;
+BEGIN
+    IF mrl.dims(query) <> spec.full_dims THEN
+        RAISE EXCEPTION 'query has % dimensions, % of % has %', mrl.dims(query), quote_ident(spec.embedding), spec.target, spec.full_dims
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of the table, at full size.';
+    END IF;
+    EXECUTE 'SELECT ' || mrl.prefix_expression('$1', spec.kind, spec.dims, spec.distance, spec.basis) || '::text' INTO made USING query;
+    IF made IS NOT NULL THEN
+        RETURN format('%L::%s(%s)', made, mrl.prefix_type(spec.kind), spec.dims);
+    END IF;
+    IF spec.kind = 'rotate' AND NOT EXISTS (SELECT FROM mrl.bases b WHERE b.id = spec.basis) THEN
+        RAISE EXCEPTION 'basis % of prefix % is not in mrl.bases', spec.basis, quote_ident(spec.prefix)
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('Restore mrl.bases with the table, or run: mrl-pg rotate %s --dims %s', spec.target, spec.dims);
+    END IF;
+    RAISE EXCEPTION 'query has no prefix of % dimensions for %', spec.dims, spec.distance
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'It is too short, zero there, or too long for fp16: check how it was made.';
+END
+$$;
+COMMENT ON FUNCTION mrl.query_prefix(mrl.prefixes, vector) IS
+    'prefix of a query as a literal with its type; raises the error where there is none';
+
+CREATE FUNCTION mrl.check_stages(stages jsonb, k integer) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    counts bigint[];
+    before bigint;
+    count bigint;
+BEGIN
+    IF jsonb_typeof(stages) <> 'array' OR stages = '[]' OR EXISTS (
+        SELECT FROM jsonb_array_elements(CASE jsonb_typeof(stages) WHEN 'array' THEN stages ELSE '[]' END) AS stage
+        WHERE jsonb_typeof(stage) <> 'object' OR jsonb_typeof(stage -> 'prefix') IS DISTINCT FROM 'string'
+           OR jsonb_typeof(stage -> 'candidates') IS DISTINCT FROM 'number' OR stage ->> 'candidates' !~ '^[0-9]{1,9}$') THEN
+        RAISE EXCEPTION 'stages must be prefixes with their candidates, not %', stages
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'For example: options => ''{"stages": [{"prefix": "embedding_64", "candidates": 1000}, {"prefix": "embedding_512", "candidates": 100}]}''.';
+    END IF;
+    SELECT array_agg((stage ->> 'candidates')::bigint ORDER BY n) INTO counts
+    FROM jsonb_array_elements(stages) WITH ORDINALITY AS s (stage, n);
+    FOREACH count IN ARRAY counts || k::bigint LOOP
+        IF count > before THEN
+            RAISE EXCEPTION 'the stages hand over % rows for k = %: each must hand over at most as many as it gets, and the last at least k',
+                            array_to_string(counts, ', '), k
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Give fewer to the later stages.';
+        END IF;
+        before := count;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION mrl.check_stages(jsonb, integer) IS 'raises the error for the stages of a funnel that cannot be';
+
+-- Each stage of a funnel after the first is a CTE that orders the rows of the one before. A row that has the prefix
+-- of the first stage but not yet that of a later one is judged by the one it will have.
+CREATE FUNCTION mrl.funnel(target regclass, keys text, embedding name, query vector, stages jsonb,
+                           OUT ctes text, OUT carried text, OUT ranked text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    item record;
+    spec mrl.prefixes;
+BEGIN
+    ctes := '';
+    SELECT string_agg(DISTINCT quote_ident(stage ->> 'prefix'), ', ') INTO carried
+    FROM jsonb_array_elements(stages - 0) AS stage;
+    FOR item IN SELECT n, stage ->> 'prefix' AS prefix, stage ->> 'candidates' AS candidates
+                FROM jsonb_array_elements(stages) WITH ORDINALITY AS s (stage, n) WHERE n > 1 ORDER BY n LOOP
+        spec := mrl.find_prefix(target, item.prefix);
+        IF spec.embedding <> embedding THEN
+            RAISE EXCEPTION '% of % is a prefix of %, not of %', quote_ident(spec.prefix), target, quote_ident(spec.embedding), quote_ident(embedding)
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Take all stages from one embedding.';
+        END IF;
+        ranked := format('coalesce(%I, %s) OPERATOR(%I.%s) %s', spec.prefix,
+                         mrl.prefix_expression(quote_ident(embedding), spec.kind, spec.dims, spec.distance, spec.basis),
+                         mrl.vector_schema(), mrl.prefix_operator(spec.distance, spec.kind), mrl.query_prefix(spec, query));
+        ctes := ctes || format(
+'mrl_stage_%1$s AS MATERIALIZED (
+  SELECT %2$s, %3$I, %4$s
+  FROM %5$s
+  ORDER BY %6$s, %2$s
+  LIMIT %7$s),
+',          item.n, keys, embedding, carried, CASE WHEN item.n = 2 THEN 'mrl_candidates' ELSE 'mrl_stage_' || item.n - 1 END,
+            ranked, item.candidates);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION mrl.funnel(regclass, text, name, vector, jsonb) IS
+    'the later stages of a search: their CTEs, the columns they need of the candidates, and what the last ranks by';
+
 -- The one place in SQL that writes the search statement; mrl_pg/statements/search.py writes the same for Python.
 -- Bound, it reads the query from $1 and the filter's values from $2; otherwise both are quoted literals.
 CREATE FUNCTION mrl.search_statement(target regclass, query vector, k integer, candidates integer, filter jsonb,
@@ -806,7 +911,9 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     exact boolean;
-    n bigint := coalesce(candidates, greatest(100, 10 * k::bigint));
+    rerank boolean;
+    stages jsonb;
+    n bigint;
     ef_search integer;
     max_scan_tuples integer;
     spec mrl.prefixes;
@@ -820,12 +927,32 @@ DECLARE
     prefix_value text;
     prefix_operator text;
     operator text;
+    ctes text := '';    -- the later stages of a funnel
+    carried text;       -- what they need of the candidates
+    ranked text;        -- what the last of them ranks by
     hits text;
 BEGIN
     IF options <> '{}' THEN
-        PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact']);
+        PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact', 'rerank', 'stages', 'model']);
+        stages := options -> 'stages';
     END IF;
     exact := coalesce((options ->> 'exact')::boolean, false);
+    rerank := coalesce((options ->> 'rerank')::boolean, true);
+    IF stages IS NOT NULL THEN
+        IF exact OR candidates IS NOT NULL OR prefix IS NOT NULL THEN
+            RAISE EXCEPTION '% and stages were given',
+                            CASE WHEN exact THEN 'exact' WHEN prefix IS NULL THEN 'candidates' ELSE 'prefix' END
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Each stage names its own prefix and candidates; an exact search has none.';
+        END IF;
+        PERFORM mrl.check_stages(stages, k);
+        prefix := stages -> 0 ->> 'prefix';
+        candidates := (stages -> 0 ->> 'candidates')::int;
+    END IF;
+    IF exact AND NOT rerank THEN
+        RAISE EXCEPTION 'an exact search is no search without a rerank'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave rerank out.';
+    END IF;
+    n := coalesce(candidates, CASE WHEN rerank THEN greatest(100, 10 * k::bigint) ELSE k END);
     ef_search := coalesce((options ->> 'ef_search')::int, least(greatest(n, 40), 1000));
     max_scan_tuples := coalesce((options ->> 'max_scan_tuples')::int, least(greatest(20000, least(200 * n, 1000000), 2 * n), 2147483647));
     IF k IS NULL OR k < 1 THEN
@@ -867,28 +994,18 @@ BEGIN
         RAISE EXCEPTION '% has no primary key', target
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('Run: ALTER TABLE %s ADD PRIMARY KEY (...);', target);
     END IF;
-    IF mrl.dims(query) <> spec.full_dims THEN
-        RAISE EXCEPTION 'query has % dimensions, % of % has %', mrl.dims(query), quote_ident(spec.embedding), target, spec.full_dims
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of the table, at full size.';
+    IF regexp_replace(options ->> 'model', '^.*/', '') <> regexp_replace(spec.model, '^.*/', '') AND spec.model <> '' THEN
+        RAISE EXCEPTION '% of % holds embeddings of %, and a query of % does not compare with them',
+                        quote_ident(spec.embedding), target, spec.model, options ->> 'model'
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('Embed the query with %s.', spec.model);
     END IF;
-    EXECUTE 'SELECT ' || mrl.prefix_expression('$1', spec.kind, spec.dims, spec.distance, spec.basis) || '::text' INTO prefix_value USING query;
-    IF spec.kind = 'rotate' AND NOT EXISTS (SELECT FROM mrl.bases b WHERE b.id = spec.basis) THEN
-        RAISE EXCEPTION 'basis % of prefix % is not in mrl.bases', spec.basis, quote_ident(spec.prefix)
-            USING ERRCODE = 'undefined_object',
-                  HINT = format('Restore mrl.bases with the table, or run: mrl-pg rotate %s --dims %s', target, spec.dims);
-    END IF;
-    IF prefix_value IS NULL THEN
-        RAISE EXCEPTION 'query has no prefix of % dimensions for %', spec.dims, spec.distance
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is too short, zero there, or too long for fp16: check how it was made.';
-    END IF;
+    prefix_value := mrl.query_prefix(spec, query);
 
     conditions := mrl.filter_conditions(target, filter, bound);
     query_value := format('%s::%I.%s%s', CASE WHEN bound THEN '$1' ELSE quote_literal(query) END,
                           vector_schema, spec.embedding_type, '(' || spec.full_dims || ')');
-    -- Made already, so a literal here too: the type alone needs no function of ours at run time.
-    prefix_value := format('%L::%s(%s)', prefix_value, mrl.prefix_type(spec.kind), spec.dims);
     operator := format('OPERATOR(%I.%s)', vector_schema, mrl.operator(spec.distance));
-    prefix_operator := CASE WHEN spec.kind = 'binary' THEN format('OPERATOR(%I.<~>)', vector_schema) ELSE operator END;
+    prefix_operator := format('OPERATOR(%I.%s)', vector_schema, mrl.prefix_operator(spec.distance, spec.kind));
     IF exact THEN
         -- "+ 0" is no expression of any index, so every row is compared.
         hits := format(
@@ -899,6 +1016,15 @@ BEGIN
   ORDER BY mrl_distance, %1$s LIMIT %7$s)',
             keys, spec.embedding, operator, query_value, source, conditions, k);
     ELSE
+        IF stages IS NOT NULL THEN
+            SELECT f.ctes, f.carried, f.ranked INTO ctes, carried, ranked
+            FROM mrl.funnel(target, keys, spec.embedding, query, stages) f;
+        END IF;
+        IF rerank THEN
+            ranked := format('%I %s %s', spec.embedding, operator, query_value);
+        ELSIF carried IS NULL THEN
+            ranked := format('%I %s %s', spec.prefix, prefix_operator, prefix_value);
+        END IF;
         hits := format(
 'mrl_before AS MATERIALIZED (
   SELECT current_setting(''hnsw.ef_search'', true) AS ef_search,
@@ -912,10 +1038,10 @@ mrl_settings AS MATERIALIZED (
          set_config(''hnsw.scan_mem_multiplier'', ''1000'', true) AS scan_mem_multiplier
   FROM mrl_before),
 mrl_candidates AS MATERIALIZED (
-  SELECT %3$s, %4$I
+  SELECT %3$s, %4$s
   FROM %5$s
   WHERE %7$I IS NOT NULL%6$s
-  ORDER BY %7$I %13$s (SELECT CASE WHEN mrl_settings.ef_search IS NOT NULL THEN %9$s END FROM mrl_settings)
+  ORDER BY %7$I %8$s (SELECT CASE WHEN mrl_settings.ef_search IS NOT NULL THEN %9$s END FROM mrl_settings)
   LIMIT %10$s),
 mrl_restored AS MATERIALIZED (
   SELECT counted.received,
@@ -924,13 +1050,17 @@ mrl_restored AS MATERIALIZED (
          set_config(''hnsw.max_scan_tuples'', mrl_before.max_scan_tuples, true) AS max_scan_tuples,
          set_config(''hnsw.scan_mem_multiplier'', mrl_before.scan_mem_multiplier, true) AS scan_mem_multiplier
   FROM (SELECT count(*) AS received FROM mrl_candidates) AS counted, mrl_before),
-mrl_hits AS MATERIALIZED (
-  SELECT %3$s, %4$I %8$s %11$s AS mrl_distance
-  FROM mrl_candidates
+%13$smrl_hits AS MATERIALIZED (
+  SELECT %3$s, %11$s AS mrl_distance
+  FROM %14$s
   WHERE (SELECT received FROM mrl_restored) IS NOT NULL
   ORDER BY mrl_distance, %3$s LIMIT %12$s)',
-            ef_search, max_scan_tuples, keys, spec.embedding,
-            source, conditions, spec.prefix, operator, prefix_value, n, query_value, k, prefix_operator);
+            ef_search, max_scan_tuples, keys,
+            -- The full embedding is carried as the place where it is stored; nobody reads it before the last stage.
+            CASE WHEN carried IS NOT NULL THEN quote_ident(spec.embedding) || ', ' || carried
+                 WHEN rerank THEN quote_ident(spec.embedding) ELSE quote_ident(spec.prefix) END,
+            source, conditions, spec.prefix, prefix_operator, prefix_value, n, ranked, k, ctes,
+            CASE WHEN carried IS NULL THEN 'mrl_candidates' ELSE 'mrl_stage_' || jsonb_array_length(stages) END);
     END IF;
     RETURN format(
 'WITH %s

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Examples:
   mrl-pg search documents --vector-file query.json --filter lang=en --filter lang=de
   mrl-pg search documents --vector-file - --columns title --k 5 < query.npy
+  mrl-pg search documents --vector-file q.npy --stage embedding_rot64_v1=1000 --stage embedding_512=100
   mrl-pg search documents --text "how to sort a list" --model text-embedding-3-large"""
 )
 @click.argument("table")
@@ -32,13 +33,21 @@ Examples:
     help="The query: a full embedding as a JSON array or in numpy's .npy format; - reads it from standard input.",
 )
 @click.option("--text", help="The query in words, which are embedded by OpenAI or a server with the same API.")
-@click.option("--model", help="Model for --text; the one the table knows if left out.")
+@click.option("--model", help="Model of the query, checked against the table's; for --text the table's if left out.")
 @base_url_option
 @dimensions_option
 @click.option("--k", type=int, help="Rows to return; 10 if left out.")
 @click.option("--candidates", type=int, help="Rows to rerank; the larger of 100 and 10 times k if left out.")
 @click.option("--ef-search", type=int, help="Size of the HNSW candidate list, 1 to 1000; candidates if left out.")
 @click.option("--prefix", help="Prefix column to use; the oldest with a valid index if left out.")
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    metavar="PREFIX=CANDIDATES",
+    help="A stage of a funnel: the rows that this prefix hands to the next one. Give it once for each.",
+)
+@click.option("--no-rerank", is_flag=True, help="Rank by the prefix alone: one stage, with its distances.")
 @click.option("--columns", help="Columns to show, separated by commas; all but the vectors if left out.")
 @click.option(
     "--filter",
@@ -63,6 +72,8 @@ def search(
     columns: str | None,
     filters: tuple[str, ...],
     prefix: str | None,
+    stages: tuple[str, ...],
+    no_rerank: bool,
     exact: bool,
     explain: bool,
     dsn: str,
@@ -84,6 +95,9 @@ def search(
         "filter": read_filters(filters),
         "prefix": prefix,
         "exact": exact,
+        "rerank": not no_rerank,
+        "stages": [_read_stage(stage) for stage in stages],
+        "model": model,
         **{name: value for name, value in options.items() if value is not None},
     }
     if (text is None) == (vector_file is None):
@@ -115,6 +129,13 @@ def search(
     print_table(["distance", *keys, *shown], rows)
     if sys.stdout.isatty():
         click.echo(f"{len(result)} hits, from {result.received:,} of {result.requested:,} candidates.")
+
+
+def _read_stage(text: str) -> tuple[str, int]:
+    prefix, _, candidates = text.rpartition("=")
+    if not prefix or not candidates.isascii() or not candidates.isdigit():
+        raise click.BadParameter(f"{text!r} is not PREFIX=CANDIDATES.", param_hint="--stage")
+    return prefix, int(candidates)
 
 
 def read_filters(filters: tuple[str, ...]) -> dict[str, Any]:

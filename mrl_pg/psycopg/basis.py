@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mrl_pg import statements
 from mrl_pg.basis import cached, found_basis
 from mrl_pg.psycopg.run import Steps, compiled
+from mrl_pg.search import SearchPlan
 from mrl_pg.spec import Prefix
+
+
+def bases_of(prefixes: Sequence[Prefix], plan: SearchPlan) -> Steps:
+    """Returns what :func:`basis_of` returns for each prefix; for an exact search, which uses none, no list entry."""
+    bases = []
+    for prefix in prefixes if not plan.exact else ():
+        bases.append((yield from basis_of(prefix)))
+    return bases
 
 
 def basis_of(prefix: Prefix) -> Steps:

@@ -48,7 +48,7 @@ def add_prefix(
     check_distance(distance)
     check_installed(conn)
     name = statements.quoted(*split_name(target))
-    with _lock_timeout(conn, target, lock_timeout):
+    with waiting_no_longer(conn, target, lock_timeout):
         column: str = execute(conn, statements.add_prefix(name, embedding, dims, distance, model, kind))[0][0]
     forget(conn, target)
     return column
@@ -64,7 +64,7 @@ def drop_prefix(
     :raises NotInstalledError: where the schema mrl is missing.
     """
     check_installed(conn)
-    with _lock_timeout(conn, target, lock_timeout):
+    with waiting_no_longer(conn, target, lock_timeout):
         execute(conn, statements.drop_prefix(statements.quoted(*split_name(target)), prefix))
     forget(conn, target)
 
@@ -83,8 +83,8 @@ def status(conn: Connection[Any], target: TableName | None = None) -> list[dict[
 
 
 @contextmanager
-def _lock_timeout(conn: Connection[Any], target: TableName, seconds: float) -> Iterator[None]:
-    """Waits for locks no longer than so many seconds, and gives the setting back."""
+def waiting_no_longer(conn: Connection[Any], target: TableName, seconds: float) -> Iterator[None]:
+    """A transaction that waits for locks no longer than so many seconds, and gives the setting back."""
     try:
         with conn.transaction():
             before = execute(conn, statements.set_lock_timeout(f"{max(1, round(seconds * 1000))}ms"))[0][0]

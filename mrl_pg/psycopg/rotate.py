@@ -1,21 +1,19 @@
-"""Fitting a rotation to the rows of a table."""
+"""Learning a rotation from the rows of a table, on a psycopg Connection."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from psycopg import Connection
 
-from mrl_pg import statements
-from mrl_pg.basis import Rows, fit, unpack
-from mrl_pg.errors import MrlError, SpecError
+from mrl_pg.basis import fit
+from mrl_pg.psycopg.prefixes import DEFAULT_LOCK_TIMEOUT, waiting_no_longer
 from mrl_pg.psycopg.run import check_installed, execute
 from mrl_pg.psycopg.search import describe, forget
-from mrl_pg.registry import TableName, split_name
-from mrl_pg.spec import MAX_PREFIX_DIMS, Distance, check_distance
-from mrl_pg.vectors import to_text
-
-DEFAULT_SAMPLE = 20_000
+from mrl_pg.registry import TableName
+from mrl_pg.rotate import DEFAULT_SAMPLE, add, finished, read_sample, rotation
+from mrl_pg.spec import Distance
 
 
 def rotate(
@@ -28,6 +26,7 @@ def rotate(
     seed: int = 0,
     distance: Distance = "cosine",
     model: str | None = None,
+    lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
 ) -> str:
     """Returns the prefix column after fitting a basis to a sample of the rows, storing it and adding the prefix.
 
@@ -40,43 +39,19 @@ def rotate(
     :param sample: about how many rows to fit to, at random; all where there are fewer.
     :param seed: for the same sample of the same rows, and so the same basis.
     :param model: name of the embedding model, kept in the registry.
+    :param lock_timeout: seconds to wait for the table: whoever comes later waits behind us.
+    :raises MrlError: where the table could not be had in that time; nothing has changed then.
     :raises SpecError: for dims, a distance or a sample that cannot be.
     :raises NotInstalledError: where the schema mrl is missing.
     """
-    check_distance(distance)
-    if not 1 <= dims <= MAX_PREFIX_DIMS:
-        raise SpecError(f"dims must be between 1 and {MAX_PREFIX_DIMS:,}, not {dims}. The usual ones are 128 and 256.")
-    if sample < dims:
-        raise SpecError(
-            f"a sample of {sample:,} rows does not determine {dims} dimensions. "
-            f"Take at least {dims:,}; the default is {DEFAULT_SAMPLE:,}."
-        )
+    asked = rotation(target, embedding, dims=dims, sample=sample, seed=seed, distance=distance, model=model)
     check_installed(conn)
     with conn.transaction():
         describe(conn, target)
-        found = _sample(conn, target, embedding, sample, seed)
+        found = finished(read_sample(asked), partial(execute, conn, binary=True))
+    # No transaction is open for the seconds this takes.
     basis = fit(found, dims, distance, seed=seed)
-    rows = "{" + ",".join(f'"{to_text(row)}"' for row in basis.rows) + "}"
-    values = {"rows": rows, "sample": basis.sample, "seed": seed, "kept": basis.kept}
-    name = statements.quoted(*split_name(target))
-    with conn.transaction():
-        stored = execute(conn, statements.add_basis(name, embedding, distance, model), values)[0][0]
-        add = statements.add_prefix(name, embedding, dims, distance, model, "rotate", stored)
-        column: str = execute(conn, add)[0][0]
+    with waiting_no_longer(conn, target, lock_timeout):
+        column: str = finished(add(asked, basis), partial(execute, conn))
     forget(conn, target)
     return column
-
-
-def _sample(conn: Connection[Any], target: TableName, embedding: str, sample: int, seed: int) -> Rows:
-    schema, name = split_name(target)
-    table = statements.embeddings_of(schema, name, embedding)
-    (count,) = execute(conn, statements.count_embeddings(table, embedding))[0]
-    percent = 100 * sample / count if count > sample else None
-    found = execute(conn, statements.sample(table, embedding, percent, seed), binary=True)
-    if not found:
-        raise MrlError(f"no row of {name} has an {embedding}, and a rotation is learnt from them. Insert rows first.")
-    embedding_type = found[0][1].rpartition(".")[2]  # pgvector may live in a schema off the search_path
-    if len({len(packed) for packed, _ in found}) > 1:
-        raise MrlError(f"the vectors in {embedding} of {name} differ in length. Give the column a length: vector(n).")
-    full_dims = (len(found[0][0]) - 4) // (2 if embedding_type == "halfvec" else 4)
-    return unpack([packed for packed, _ in found], full_dims, embedding_type)

@@ -19,12 +19,12 @@ from typing_extensions import Unpack
 
 from mrl_pg import statements
 from mrl_pg.errors import NotInstalledError, SearchError
-from mrl_pg.psycopg.basis import basis_of
+from mrl_pg.psycopg.basis import bases_of
 from mrl_pg.psycopg.run import Rows, Steps, compiled, run, run_async
-from mrl_pg.registry import TARGET_SECONDS, TableName, Target, choose_prefix, read_target, split_name
+from mrl_pg.registry import TARGET_SECONDS, TableName, Target, choose_prefixes, read_target, split_name
 from mrl_pg.search import FilterShape, Hit, SearchOptions, SearchPlan, SearchResult, read_filter, search_plan
 from mrl_pg.spec import Prefix
-from mrl_pg.vectors import FloatArray, Packed, VectorLike, prefixes_of, query_vector, to_binary, to_text
+from mrl_pg.vectors import Bases, Packed, VectorLike, query_vectors, to_binary, to_text
 
 Result: TypeAlias = SearchResult[dict[str, Any]]
 
@@ -39,6 +39,7 @@ def search(
     columns: Sequence[str] | None = None,
     filter: Mapping[str, Any] | None = None,
     prefix: str | None = None,
+    prefix_query: VectorLike | None = None,
     **options: Unpack[SearchOptions],
 ) -> Result:
     """Returns the k rows nearest to a query: candidates by the prefix, reranked by the full embedding.
@@ -48,12 +49,14 @@ def search(
     :param columns: columns of ``hit.row``; all but the vectors if None.
     :param filter: ``{"lang": "en", "year": [2024, 2025], "deleted_at": None}`` is equality, any of, IS NULL.
     :param prefix: prefix column to use; the oldest with a valid index if None.
-    :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``: see
-        :class:`mrl_pg.search.SearchOptions`.
+    :param prefix_query: the query's prefix where it is there already (an API's ``dimensions=256``), for the first
+        stage; made from the query if None.
+    :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``, ``rerank``, ``stages``,
+        ``model``: see :class:`mrl_pg.search.SearchOptions`.
     :raises SearchError, DimensionError: for a search that cannot be answered; nothing has been searched then.
     :raises NotInstalledError, SchemaVersionError: where the schema mrl is missing or does not suit.
     """
-    result: Result = run(conn, _search(conn, target, query, columns, filter, prefix, options))
+    result: Result = run(conn, _search(conn, target, query, columns, filter, prefix, prefix_query, options))
     return result
 
 
@@ -65,10 +68,11 @@ async def search_async(
     columns: Sequence[str] | None = None,
     filter: Mapping[str, Any] | None = None,
     prefix: str | None = None,
+    prefix_query: VectorLike | None = None,
     **options: Unpack[SearchOptions],
 ) -> Result:
     """Returns what :func:`search` returns, on an AsyncConnection."""
-    result: Result = await run_async(conn, _search(conn, target, query, columns, filter, prefix, options))
+    result: Result = await run_async(conn, _search(conn, target, query, columns, filter, prefix, prefix_query, options))
     return result
 
 
@@ -112,18 +116,18 @@ def search_sql(
     columns: Sequence[str] | None = None,
     filter: Mapping[str, Any] | None = None,
     prefix: str | None = None,
+    prefix_query: VectorLike | None = None,
     **options: Unpack[SearchOptions],
 ) -> str:
     """Returns the statement that :func:`search` runs, its values as literals: ready for psql."""
     plan = search_plan(**options)
     known = describe(conn, target)
-    chosen = choose_prefix(known, prefix, exact=plan.exact)
-    vector = query_vector(query, chosen)
+    chosen = choose_prefixes(known, prefix, plan)
     shape, values = read_filter(filter)
     names = _names(known, columns)
-    parameters = values | {"query": to_text(vector)}
-    if not plan.exact:
-        parameters["prefix"] = to_text(prefixes_of(vector, chosen, run(conn, basis_of(chosen))))
+    bases = run(conn, bases_of(chosen, plan))
+    full, shorts = query_vectors(query, chosen, bases, prefix_query)
+    parameters = values | {"query": to_text(full)} | {f"prefix_{n}": to_text(short) for n, short in enumerate(shorts)}
     return psycopg.ClientCursor(conn).mogrify(_search_text(known, chosen, plan, names, shape), parameters)
 
 
@@ -159,16 +163,17 @@ def _search(
     columns: Sequence[str] | None,
     filter: Mapping[str, Any] | None,
     prefix: str | None,
+    prefix_query: VectorLike | None,
     options: SearchOptions,
 ) -> Steps:
     plan = search_plan(**options)
     shape, values = read_filter(filter)
 
-    def parameters(chosen: Prefix, basis: FloatArray | None) -> dict[str, Any]:
-        vector = query_vector(query, chosen)
-        full = vector.astype(np.float16) if chosen.embedding_type == "halfvec" else vector
-        given = values | {"query": Packed(to_binary(full))}
-        return given if plan.exact else given | {"prefix": Packed(to_binary(prefixes_of(vector, chosen, basis)))}
+    def parameters(chosen: Sequence[Prefix], bases: Bases) -> dict[str, Any]:
+        vector, shorts = query_vectors(query, chosen, bases, prefix_query)
+        full = vector.astype(np.float16) if chosen[0].embedding_type == "halfvec" else vector
+        packed = {f"prefix_{n}": Packed(to_binary(short)) for n, short in enumerate(shorts)}
+        return values | packed | {"query": Packed(to_binary(full))}
 
     names, rows = yield from _searched(conn, target, columns, prefix, plan, shape, parameters, _search_text)
     return _result(names, rows, plan)
@@ -189,10 +194,10 @@ def _search_many(
     if not queries:
         return []
 
-    def parameters(chosen: Prefix, basis: FloatArray | None) -> dict[str, Any]:
-        vectors = np.stack([query_vector(query, chosen) for query in queries])
-        shorts = [None] * len(vectors) if plan.exact else [*map(to_text, prefixes_of(vectors, chosen, basis))]
-        return values | {"queries": [*map(to_text, vectors)], "prefixes": shorts}
+    def parameters(chosen: Sequence[Prefix], bases: Bases) -> dict[str, Any]:
+        asked = [query_vectors(query, chosen, bases) for query in queries]
+        shorts = {f"prefixes_{n}": [to_text(shorts[n]) for _, shorts in asked] for n in range(len(bases))}
+        return values | shorts | {"queries": [to_text(full) for full, _ in asked]}
 
     names, rows = yield from _searched(conn, target, columns, prefix, plan, shape, parameters, _search_many_text)
     grouped: dict[int, Rows] = {n: [] for n in range(1, len(queries) + 1)}
@@ -208,25 +213,25 @@ def _searched(
     prefix: str | None,
     plan: SearchPlan,
     shape: FilterShape,
-    parameters: Callable[[Prefix, FloatArray | None], dict[str, Any]],
-    text: Callable[[Target, Prefix, SearchPlan, tuple[str, ...], FilterShape], str],
+    parameters: Callable[[Sequence[Prefix], Bases], dict[str, Any]],
+    text: Callable[[Target, tuple[Prefix, ...], SearchPlan, tuple[str, ...], FilterShape], str],
 ) -> Generator[tuple[str, Mapping[str, Any]], Rows, tuple[tuple[str, ...], Rows]]:
     """Returns (columns, rows); a table that has changed since it was described is described again, once."""
     while True:
         fresh = target not in _targets.get(conn, {})
         known = yield from _describe(conn, target)
         try:
-            chosen = choose_prefix(known, prefix, exact=plan.exact)
+            chosen = choose_prefixes(known, prefix, plan)
             names = _names(known, columns)
             statement = text(known, chosen, plan, names, shape)
-            basis = None if plan.exact else (yield from basis_of(chosen))
+            bases = yield from bases_of(chosen, plan)
         except SearchError:
             forget(conn, target)
             if fresh:
                 raise
             continue
         try:
-            return names, (yield statement, parameters(chosen, basis))
+            return names, (yield statement, parameters(chosen, bases))
         except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
             forget(conn, target)
             # In a transaction of the caller's nothing more can run.
@@ -247,17 +252,19 @@ def _result(names: tuple[str, ...], rows: Rows, plan: SearchPlan) -> Result:
 
 # Building and compiling a statement takes longer than running it, and an application sends few shapes.
 @lru_cache(maxsize=256)
-def _search_text(target: Target, prefix: Prefix, plan: SearchPlan, names: tuple[str, ...], shape: FilterShape) -> str:
+def _search_text(
+    target: Target, prefixes: tuple[Prefix, ...], plan: SearchPlan, names: tuple[str, ...], shape: FilterShape
+) -> str:
     table, key = statements.table(target)
     return compiled(
         statements.search(
             table,
             key,
-            prefix,
+            prefixes,
             plan,
             # Without a type of its own a parameter takes the vector type it is cast to, so it can go in binary.
             query=sa.bindparam("query", type_=NULLTYPE),
-            prefix_query=sa.bindparam("prefix", type_=NULLTYPE),
+            prefix_queries=[sa.bindparam(f"prefix_{n}", type_=NULLTYPE) for n in range(len(prefixes))],
             columns=_columns(target, table, names),
             where=statements.filter_conditions(target, table, shape),
         )
@@ -266,17 +273,17 @@ def _search_text(target: Target, prefix: Prefix, plan: SearchPlan, names: tuple[
 
 @lru_cache(maxsize=256)
 def _search_many_text(
-    target: Target, prefix: Prefix, plan: SearchPlan, names: tuple[str, ...], shape: FilterShape
+    target: Target, prefixes: tuple[Prefix, ...], plan: SearchPlan, names: tuple[str, ...], shape: FilterShape
 ) -> str:
     table, key = statements.table(target)
     return compiled(
         statements.search_many(
             table,
             key,
-            prefix,
+            prefixes,
             plan,
             queries=sa.bindparam("queries", type_=ARRAY(sa.Text)),
-            prefix_queries=sa.bindparam("prefixes", type_=ARRAY(sa.Text)),
+            prefix_queries=[sa.bindparam(f"prefixes_{n}", type_=ARRAY(sa.Text)) for n in range(len(prefixes))],
             columns=_columns(target, table, names),
             where=statements.filter_conditions(target, table, shape),
         )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 from mrl_pg import statements
 from mrl_pg.basis import cached, found_basis
+from mrl_pg.search import SearchPlan
 from mrl_pg.spec import Prefix
-from mrl_pg.vectors import FloatArray
+from mrl_pg.vectors import Bases, FloatArray
+
+
+def bases_of(connection: sa.Connection, prefixes: Sequence[Prefix], plan: SearchPlan) -> Bases:
+    """Returns what :func:`basis_of` returns for each prefix; nothing for an exact search, which uses none."""
+    return [] if plan.exact else [basis_of(connection, prefix) for prefix in prefixes]
 
 
 def basis_of(connection: sa.Connection, prefix: Prefix) -> FloatArray | None:

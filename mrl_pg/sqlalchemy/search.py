@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -17,12 +18,12 @@ from typing_extensions import Unpack
 
 from mrl_pg import statements
 from mrl_pg.errors import NotInstalledError, SearchError
-from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefix, read_target
+from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefixes, read_target
 from mrl_pg.search import Hit, SearchOptions, SearchPlan, SearchResult, search_plan
 from mrl_pg.spec import Matryoshka, Prefix
-from mrl_pg.sqlalchemy.basis import basis_of
+from mrl_pg.sqlalchemy.basis import bases_of
 from mrl_pg.sqlalchemy.model import INFO_KEY
-from mrl_pg.vectors import FloatArray, VectorLike, prefixes_of, query_vector, to_text
+from mrl_pg.vectors import Bases, VectorLike, query_vectors, to_text
 
 Row = TypeVar("Row")
 Filter: TypeAlias = Sequence[ColumnElement[bool]] | ColumnElement[bool]
@@ -41,6 +42,7 @@ def search(
     *,
     filter: Filter = (),
     prefix: str | None = None,
+    prefix_query: VectorLike | None = None,
     **options: Unpack[SearchOptions],
 ) -> SearchResult[Any]:
     """Returns the k rows nearest to a query: candidates by the prefix, reranked by the full embedding.
@@ -50,15 +52,18 @@ def search(
     :param query: full embedding (full_dims,) of any float type.
     :param filter: conditions on the target, all of which must hold: ``[Document.lang == "en"]``, or a single one.
     :param prefix: prefix column to use; the oldest with a valid index if None.
-    :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``: see
-        :class:`mrl_pg.search.SearchOptions`.
+    :param prefix_query: the query's prefix where it is there already (an API's ``dimensions=256``), for the first
+        stage; made from the query if None.
+    :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``, ``rerank``, ``stages``,
+        ``model``: see :class:`mrl_pg.search.SearchOptions`.
     :raises SearchError, DimensionError: for a search that cannot be answered; nothing has been searched then.
     :raises NotInstalledError, SchemaVersionError: where the schema mrl is missing or does not suit.
     """
     plan = search_plan(**options)
 
-    def parameters(chosen: Prefix, basis: FloatArray | None) -> dict[str, Any]:
-        return dict(zip(("mrl_query", "mrl_prefix"), _texts(query, chosen, plan, basis), strict=True))
+    def parameters(chosen: Sequence[Prefix], bases: Bases) -> dict[str, Any]:
+        full, shorts = _texts(query, chosen, bases, prefix_query)
+        return {f"mrl_prefix_{n}": short for n, short in enumerate(shorts)} | {"mrl_query": full}
 
     source, rows = _searched(session, target, prefix, plan, filter, _search, parameters)
     return _result(source, rows, plan)
@@ -71,10 +76,13 @@ async def search_async(
     *,
     filter: Filter = (),
     prefix: str | None = None,
+    prefix_query: VectorLike | None = None,
     **options: Unpack[SearchOptions],
 ) -> SearchResult[Any]:
     """Returns what :func:`search` returns, on an AsyncSession or AsyncConnection."""
-    return await session.run_sync(lambda sync: search(sync, target, query, filter=filter, prefix=prefix, **options))
+    return await session.run_sync(
+        lambda sync: search(sync, target, query, filter=filter, prefix=prefix, prefix_query=prefix_query, **options)
+    )
 
 
 def search_many(
@@ -92,9 +100,10 @@ def search_many(
     if not queries:
         return []
 
-    def parameters(chosen: Prefix, basis: FloatArray | None) -> dict[str, Any]:
-        full, short = zip(*(_texts(query, chosen, plan, basis) for query in queries), strict=True)
-        return {"mrl_queries": list(full), "mrl_prefixes": list(short)}
+    def parameters(chosen: Sequence[Prefix], bases: Bases) -> dict[str, Any]:
+        asked = [_texts(query, chosen, bases) for query in queries]
+        shorts = {f"mrl_prefixes_{n}": [shorts[n] for _, shorts in asked] for n in range(len(bases))}
+        return shorts | {"mrl_queries": [full for full, _ in asked]}
 
     source, rows = _searched(session, target, prefix, plan, filter, _search_many, parameters)
     grouped: dict[int, list[sa.Row[Any]]] = {n: [] for n in range(1, len(queries) + 1)}
@@ -136,15 +145,26 @@ def search_statement(
     plan = search_plan(**options)
     source = _source(target)
     specs: Sequence[Matryoshka] = source.table.info.get(INFO_KEY, ())
-    chosen = next((spec.as_prefix() for spec in specs if prefix in (None, spec.prefix)), None)
-    if chosen is None:
-        wanted = "no prefix" if prefix is None else f"no prefix {prefix!r}"
-        raise SearchError(f"{source.table.name} declares {wanted}. Add it to __matryoshka__, or use search().")
+    for name in [stage.prefix for stage in plan.stages] if plan.stages else [prefix]:
+        if not any(name in (None, spec.prefix) for spec in specs):
+            wanted = "no prefix" if name is None else f"no prefix {name!r}"
+            raise SearchError(f"{source.table.name} declares {wanted}. Add it to __matryoshka__, or use search().")
+    # What is declared is taken to be there, with its index.
+    declared = [replace(spec.as_prefix(), index=spec.index_name(source.table.name)) for spec in specs]
+    key = tuple(column.name for column in source.key)
+    prefixes = choose_prefixes(Target(None, source.table.name, key, (), tuple(declared)), prefix, plan)
+    text, shorts = _texts(query, prefixes, [] if plan.exact else [None] * len(prefixes))
     # Unique, so that the statement composes with others that have a parameter of that name.
-    where = _conditions(filter)
-    full, short = (sa.bindparam("mrl", text, type_=sa.Text(), unique=True) for text in _texts(query, chosen, plan))
+    full, *short = (sa.bindparam("mrl", value, type_=sa.Text(), unique=True) for value in (text, *shorts))
     found, _ = statements.hits(
-        source.table, source.key, chosen, plan, query=full, prefix_query=short, source=target, where=where
+        source.table,
+        source.key,
+        prefixes,
+        plan,
+        query=full,
+        prefix_queries=short,
+        source=target,
+        where=_conditions(filter),
     )
     return statements.joined(found, source.key, [target], target)
 
@@ -172,7 +192,8 @@ class _Source:
 # One for each target, so that statements built for it are found again.
 _source: Callable[[Any], _Source] = lru_cache(maxsize=256)(_Source)
 
-Build: TypeAlias = Callable[[_Source, Prefix, SearchPlan, Conditions], sa.Select[Any]]
+Prefixes: TypeAlias = tuple[Prefix, ...]
+Build: TypeAlias = Callable[[_Source, Prefixes, SearchPlan, Conditions], sa.Select[Any]]
 
 
 def _searched(
@@ -182,7 +203,7 @@ def _searched(
     plan: SearchPlan,
     filter: Filter,
     build: Build,
-    parameters: Callable[[Prefix, FloatArray | None], dict[str, Any]],
+    parameters: Callable[[Sequence[Prefix], Bases], dict[str, Any]],
 ) -> tuple[_Source, Sequence[sa.Row[Any]]]:
     where = _conditions(filter)
     source = _source(target)
@@ -197,13 +218,13 @@ def _searched(
         fresh = _name(connection, source.table) not in connection.info.get(_TARGETS, {})
         known = describe(connection, source.table)
         try:
-            chosen = choose_prefix(known, prefix, exact=plan.exact)
+            chosen = choose_prefixes(known, prefix, plan)
             break
         except SearchError:
             forget(connection, source.table)
             if fresh:
                 raise
-    values = parameters(chosen, None if plan.exact else basis_of(connection, chosen))
+    values = parameters(chosen, bases_of(connection, chosen, plan))
     statement = build(source, chosen, plan, where) if where else _unfiltered(build, source, chosen, plan)
     try:
         if isinstance(session, sa.Connection):
@@ -268,35 +289,35 @@ def _result(source: _Source, rows: Sequence[sa.Row[Any]], plan: SearchPlan) -> S
 
 
 def _texts(
-    query: VectorLike, prefix: Prefix, plan: SearchPlan, basis: FloatArray | None = None
-) -> tuple[str, str | None]:
-    """Returns a query and its prefix as text, because that is what every driver passes on; exact, without a prefix."""
-    vector = query_vector(query, prefix)
-    return to_text(vector), None if plan.exact else to_text(prefixes_of(vector, prefix, basis))
+    query: VectorLike, prefixes: Sequence[Prefix], bases: Bases, prefix_query: VectorLike | None = None
+) -> tuple[str, list[str]]:
+    """Returns a query and its prefixes as text, because that is what every driver passes on."""
+    full, shorts = query_vectors(query, prefixes, bases, prefix_query)
+    return to_text(full), [*map(to_text, shorts)]
 
 
-def _search(source: _Source, prefix: Prefix, plan: SearchPlan, where: Conditions) -> sa.Select[Any]:
+def _search(source: _Source, prefixes: Prefixes, plan: SearchPlan, where: Conditions) -> sa.Select[Any]:
     return statements.search(
         source.table,
         source.key,
-        prefix,
+        prefixes,
         plan,
         query=sa.bindparam("mrl_query", type_=sa.Text()),
-        prefix_query=sa.bindparam("mrl_prefix", type_=sa.Text()),
+        prefix_queries=[sa.bindparam(f"mrl_prefix_{n}", type_=sa.Text()) for n in range(len(prefixes))],
         columns=source.columns,
         source=source.entity,
         where=where,
     )
 
 
-def _search_many(source: _Source, prefix: Prefix, plan: SearchPlan, where: Conditions) -> sa.Select[Any]:
+def _search_many(source: _Source, prefixes: Prefixes, plan: SearchPlan, where: Conditions) -> sa.Select[Any]:
     return statements.search_many(
         source.table,
         source.key,
-        prefix,
+        prefixes,
         plan,
         queries=sa.bindparam("mrl_queries", type_=ARRAY(sa.Text)),
-        prefix_queries=sa.bindparam("mrl_prefixes", type_=ARRAY(sa.Text)),
+        prefix_queries=[sa.bindparam(f"mrl_prefixes_{n}", type_=ARRAY(sa.Text)) for n in range(len(prefixes))],
         columns=source.columns,
         source=source.entity,
         where=where,
@@ -305,5 +326,5 @@ def _search_many(source: _Source, prefix: Prefix, plan: SearchPlan, where: Condi
 
 # Building takes about as long as a search; without conditions of the user's there are few statements to build.
 @lru_cache(maxsize=256)
-def _unfiltered(build: Build, source: _Source, prefix: Prefix, plan: SearchPlan) -> sa.Select[Any]:
-    return build(source, prefix, plan, ())
+def _unfiltered(build: Build, source: _Source, prefixes: Prefixes, plan: SearchPlan) -> sa.Select[Any]:
+    return build(source, prefixes, plan, ())

@@ -12,7 +12,7 @@ from sqlalchemy.types import NULLTYPE
 
 from mrl_pg.registry import Target
 from mrl_pg.spec import Prefix
-from mrl_pg.statements.parts import Key, NamedType, column_of, number, text
+from mrl_pg.statements.parts import Key, NamedType, column_of, made, number
 
 # What an array of them says in binary that it is made of.
 HALFVEC_OID = sa.text("SELECT CAST(CAST('halfvec' AS regtype) AS oid)")
@@ -44,14 +44,10 @@ def backfill_batch(table: sa.TableClause, key: Key, prefix: Prefix, *, resume: b
     :param resume: as in :func:`backfill_bound`, whose row goes into the parameters ``bound_0``, ``bound_1``, …
     """
     embedding = column_of(table, prefix.embedding)
-    if prefix.kind == "binary":
-        made = sa.func.mrl.bits(embedding, number(prefix.dims))
-    else:
-        made = sa.func.mrl.prefix(embedding, number(prefix.dims), text(prefix.distance))
     after = [_after(key, "last")] if resume else []
     return (
         sa.update(table)
-        .values({prefix.prefix: made})
+        .values({prefix.prefix: made(embedding, prefix)})
         .where(*_unfilled(table, prefix), *after, ~_after(key, "bound"))
         .returning(*key, column_of(table, prefix.prefix).is_(None).label("impossible"))
     )
@@ -83,14 +79,14 @@ def backfill_write(target: Target, table: sa.TableClause, key: Key, prefix: Pref
     names = [f"key_{n}" for n in range(len(key))]
     keys = [sa.cast(sa.bindparam(f"keys_{n}", type_=NULLTYPE), ARRAY(sa.Text)) for n in range(len(key))]
     prefixes = sa.cast(sa.bindparam("prefixes", type_=NULLTYPE), ARRAY(HALFVEC()))
-    made = sa.func.unnest(*keys, prefixes).table_valued(*names, "prefix", name="mrl_made").render_derived()
+    given = sa.func.unnest(*keys, prefixes).table_valued(*names, "prefix", name="mrl_made").render_derived()
     same = [
-        column == sa.cast(made.c[name], NamedType(target.column_type(column.name)))
+        column == sa.cast(given.c[name], NamedType(target.column_type(column.name)))
         for column, name in zip(key, names, strict=True)
     ]
     return (
         sa.update(table)
-        .values({prefix.prefix: made.c.prefix})
+        .values({prefix.prefix: given.c.prefix})
         .where(*same)
         .returning(*key, column_of(table, prefix.prefix).is_(None).label("impossible"))
     )

@@ -13,6 +13,7 @@ from sqlalchemy.types import UserDefinedType
 
 from mrl_pg.errors import SearchError
 from mrl_pg.registry import Target
+from mrl_pg.spec import Prefix
 
 # Its names become values, in which a % stands for itself: not the default paramstyle, which doubles it.
 _preparer = dialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
@@ -56,6 +57,15 @@ class NamedType(UserDefinedType[Any]):
 def prefix_type(kind: str, dims: int) -> HALFVEC | BIT:
     """Returns the type of a prefix column."""
     return BIT(dims) if kind == "binary" else HALFVEC(dims)
+
+
+def made(embedding: ColumnElement[Any], prefix: Prefix) -> ColumnElement[Any]:
+    """Returns the expression that makes a prefix; as mrl.prefix_expression() in SQL."""
+    if prefix.kind == "binary":
+        return sa.func.mrl.bits(embedding, number(prefix.dims))
+    if prefix.kind == "rotate":
+        return sa.func.mrl.rotate(embedding, sa.cast(text(str(prefix.basis)), sa.Uuid), text(prefix.distance))
+    return sa.func.mrl.prefix(embedding, number(prefix.dims), text(prefix.distance))
 
 
 def materialized(select: sa.SelectBase, name: str) -> sa.CTE:

@@ -115,11 +115,11 @@ def bench_search(dsn: str, queries: FloatArray, truth: Any) -> dict[str, list[di
     conn, bare = (psycopg.connect(dsn, autocommit=True) for _ in range(2))
     known = mrl.describe(conn, "documents")
     plan = search_plan(k=K, candidates=CANDIDATES)
-    text = _search_text(known, choose_prefix(known, None), plan, ("lang",), ())
+    text = _search_text(known, (choose_prefix(known, None),), plan, ("lang",), ())
 
     def values(query: FloatArray) -> dict[str, Packed]:
         short = prefixes(query, DIMS, "cosine")
-        return {"query": Packed(to_binary(query)), "prefix": Packed(to_binary(short))}
+        return {"query": Packed(to_binary(query)), "prefix_0": Packed(to_binary(short))}
 
     bare.adapters.register_dumper(Packed, PackedDumper)
     compared = {

@@ -188,3 +188,49 @@ def test_explain(run: Run, papers: Conn, query: str) -> None:
 def test_nothing_found(run: Run, query: str) -> None:
     result = run("search", "papers", "--vector-file", query, "--filter", "title=none")
     assert (result.exit_code, result.output) == (0, "distance\tkey\n")
+
+
+def test_stages(run: Run, papers: Conn, query: str) -> None:
+    papers.execute("SELECT mrl.add_prefix('papers', 'embedding', 4)")
+    run("backfill", "papers", "--prefix", "embedding_4")
+    (prefix,) = papers.execute("SELECT prefix FROM mrl.prefixes WHERE index IS NOT NULL").fetchone() or ()
+    asked = (
+        "search",
+        "papers",
+        "--vector-file",
+        query,
+        "--stage",
+        f"{prefix}=50",
+        "--stage",
+        "embedding_4=20",
+        "--json",
+    )
+    found = json.loads(run(*asked).output)
+    assert (found["requested"], found["received"], len(found["hits"])) == (50, 50, 10)
+    assert found["hits"][0]["key"] == 7
+    sql = run(*asked[:-1], "--sql").output
+    assert "mrl_stage_2" in sql
+    assert [row[0] for row in papers.execute(sql)] == [hit["key"] for hit in found["hits"]]
+
+
+@pytest.mark.parametrize("stage", ["embedding_4", "=4", "embedding_4=x", "embedding_4=-1", "embedding_4=²"])
+def test_what_is_no_stage(run: Run, query: str, stage: str) -> None:
+    result = run("search", "papers", "--vector-file", query, "--stage", stage)
+    assert result.exit_code == 2
+    assert f"Invalid value for --stage: '{stage}' is not PREFIX=CANDIDATES." in result.output
+
+
+def test_without_a_rerank(run: Run, query: str) -> None:
+    found = json.loads(run("search", "papers", "--vector-file", query, "--no-rerank", "--json").output)
+    assert (found["requested"], found["received"], found["hits"][0]["key"]) == (10, 10, 7)
+
+
+def test_a_query_of_another_model(run: Run, papers: Conn, query: str) -> None:
+    asked = ("search", "papers", "--vector-file", query, "--prefix", "embedding_4", "--no-rerank", "--model")
+    papers.execute("SELECT mrl.add_prefix('papers', 'embedding', 4, model => 'small-3')")
+    run("backfill", "papers", "--prefix", "embedding_4")
+    run("index", "papers", "--prefix", "embedding_4")
+    assert run(*asked, "acme/small-3").exit_code == 0
+    result = run(*asked, "large-3")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "embedding of papers holds embeddings of small-3, and a query of large-3 does not" in result.stderr

@@ -23,15 +23,15 @@ ROWS, FULL_DIMS, DIMS = 6_000, 64, 16
 Prepared = Callable[[str], str]
 
 
-def documents(**spec: Any) -> sa.Table:
-    """Returns the table of these tests."""
+def documents(*others: dict[str, Any], **spec: Any) -> sa.Table:
+    """Returns the table of these tests, with a prefix for each spec."""
     table = sa.Table(
         "documents",
         sa.MetaData(),
         sa.Column("id", sa.BigInteger, primary_key=True),
         sa.Column("lang", sa.Text),
     )
-    declare(table, Matryoshka(**{"full_dims": FULL_DIMS, "dims": DIMS} | spec))
+    declare(table, *(Matryoshka(**{"full_dims": FULL_DIMS, "dims": DIMS} | one) for one in (spec, *others)))
     return table
 
 
@@ -77,6 +77,7 @@ CORPORA: dict[str, tuple[sa.Table, Callable[[FloatArray], FloatArray], str]] = {
     "halfvec": (documents(embedding_type="halfvec"), lambda rows: rows, ""),
     "binary": (documents(kind="binary", dims=FULL_DIMS), spread, ""),
     "binary halfvec": (documents(kind="binary", dims=50, embedding_type="halfvec"), spread, ""),
+    "funnel": (documents({"dims": 2 * DIMS}, {"dims": FULL_DIMS, "kind": "binary"}), lambda rows: rows, ""),
     "seven rows": (documents(), lambda rows: rows[:7], ""),
     "empty": (documents(), lambda rows: rows[:0], ""),
 }

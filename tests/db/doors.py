@@ -115,12 +115,15 @@ def sql(dsn: str, table: sa.Table, query: Any, lang: str | None, options: dict[s
     options = dict(options)
     k, candidates = options.pop("k", 10), options.pop("candidates", None)
     filter_json = psycopg.types.json.Jsonb({} if lang is None else {"lang": lang})
+    if "stages" in options:
+        options["stages"] = [{"prefix": prefix, "candidates": n} for prefix, n in options["stages"]]
+    prefix = options.pop("prefix", None)
     with psycopg.connect(dsn, autocommit=True) as conn:
         rows = conn.execute(
             psycopg.sql.SQL(
-                "SELECT (hit).id, distance, received FROM mrl.search(NULL::{}, %s, %s, %s, %s, options => %s)"
+                "SELECT (hit).id, distance, received FROM mrl.search(NULL::{}, %s, %s, %s, %s, %s, %s)"
             ).format(psycopg.sql.Identifier(table.name)),
-            (to_text(query), k, candidates, filter_json, psycopg.types.json.Jsonb(options)),
+            (to_text(query), k, candidates, filter_json, prefix, psycopg.types.json.Jsonb(options)),
         ).fetchall()
     return Found([row[0] for row in rows], [row[1] for row in rows], rows[0][2] if rows else 0)
 

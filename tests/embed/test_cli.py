@@ -54,7 +54,7 @@ def test_from_texts_to_a_search_by_words(dsn: str, filled: Conn, api: Api) -> No
     assert invoke(dsn, *search, "--sql").output.startswith("WITH mrl_before AS MATERIALIZED")
     assert "mrl_candidates" in invoke(dsn, *search, "--explain").output
     assert invoke(dsn, *search, "--dimensions", "16").stderr == (
-        "Error: query has 16 dimensions, expected 32. Embed it with the model of the table, at full size.\n"
+        f"Error: query has 16 dimensions, expected 32. Embed it with {MODEL}, at full size.\n"
     )
     assert "holds embeddings of text-embedding-3-small, and those of x do not" in (
         invoke(dsn, *search, "--model", "x").stderr

@@ -139,31 +139,31 @@ def test_an_unknown_model_is_refused(name: str, message: str) -> None:
             "nomic-embed-text-v1.5",
             300,
             "nomic-embed-text-v1.5 is documented to be cut at 64, 128, 256, 512 dimensions, not at 300. "
-            "Use a documented length, or measure recall on your data (exact=True).",
+            "Use a documented length or learn a prefix from your rows (mrl-pg rotate), and measure (exact=True).",
         ),
         (
             "Qwen3-Embedding-8B",
             16,
             "Qwen3-Embedding-8B is documented to be cut at 32 to 4096 dimensions, not at 16. "
-            "Use a documented length, or measure recall on your data (exact=True).",
+            "Use a documented length or learn a prefix from your rows (mrl-pg rotate), and measure (exact=True).",
         ),
         (
             "voyage-3.5",
             1536,
             "voyage-3.5 is documented to be cut at 256, 512, 1024 dimensions, not at 1536. "
-            "Use a documented length, or measure recall on your data (exact=True).",
+            "Use a documented length or learn a prefix from your rows (mrl-pg rotate), and measure (exact=True).",
         ),
         (
             "all-MiniLM-L6-v2",
             128,
             "all-MiniLM-L6-v2 was not trained to be cut: its first 128 dimensions may find much less. "
-            "Use a longer prefix than you otherwise would, and measure recall on your data (exact=True).",
+            "Learn one from your rows instead (mrl-pg rotate), and measure recall on your data (exact=True).",
         ),
         (
             "bge-m3",
             256,
             "the documentation of bge-m3 does not say that it can be cut: its first 256 dimensions may find much less. "
-            "Use a longer prefix than you otherwise would, and measure recall on your data (exact=True).",
+            "Learn one from your rows instead (mrl-pg rotate), and measure recall on your data (exact=True).",
         ),
     ],
 )
