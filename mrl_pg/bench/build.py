@@ -76,12 +76,15 @@ def build_all(conn: Connection[Any], methods: Sequence[Method], doing: Doing) ->
         begun = time.perf_counter()
         index = same.index if same else build(conn, TABLE, method, prefix)
         build_seconds = same.build_seconds if same else time.perf_counter() - begun
-        ((index_bytes,),) = conn.execute("SELECT pg_relation_size(%s::regclass)", (index,))
+        ((definition, index_bytes),) = conn.execute(
+            "SELECT pg_get_indexdef(%(index)s::regclass), pg_relation_size(%(index)s::regclass)", {"index": index}
+        )
         found.append(
             Built(
                 method,
                 prefix,
                 index,
+                definition,
                 index_bytes,
                 fill_seconds=fill_seconds if prefix else None,
                 build_seconds=build_seconds if index else None,
@@ -92,7 +95,7 @@ def build_all(conn: Connection[Any], methods: Sequence[Method], doing: Doing) ->
 
 def insert_rates(conn: Connection[Any], built: Sequence[Built], data: Data, doing: Doing) -> dict[Built, float]:
     """Returns the rows/s of one INSERT of 1,000 rows into a table of 10,000 that has the index of a method alone."""
-    rows = min(_INSERT_ROWS, data.rows // 2)
+    rows = min(_INSERT_ROWS, data.rows // 10)
     before = min(_INSERT_INTO_ROWS, data.rows - rows)
     names = {"inserts": sql.Identifier(_INSERT_TABLE), "documents": sql.Identifier(TABLE)}
     insert = sql.SQL(

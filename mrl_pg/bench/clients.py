@@ -24,9 +24,9 @@ class Task(NamedTuple):
     """What clients are to do together.
 
     :ivar warm_up: queries that each runs first.
-    :ivar queries: queries that are counted; each client takes its share of them.
+    :ivar queries: queries that are counted.
     :ivar seconds: when to stop.
-    :ivar again: start over with the queries when they are through, until the time is.
+    :ivar again: each client runs all queries, over and over; otherwise each takes its share of them, once.
     """
 
     built: Built
@@ -57,7 +57,11 @@ def clients(dsn: str, count: int) -> Iterator[Rate]:
 
         def rate(task: Task) -> float:
             pipes = [pipe for _, pipe in started]
-            for pipe, share in zip(pipes, np.array_split(task.queries, count), strict=True):
+            shares = np.array_split(task.queries, count)
+            if task.again:
+                # Each begins elsewhere, so that they do not ask the same at the same time.
+                shares = [np.concatenate([*shares[n:], *shares[:n]]) for n in range(count)]
+            for pipe, share in zip(pipes, shares, strict=True):
                 pipe.send(task._replace(queries=share))
             for pipe in pipes:
                 _answer(pipe)  # it is warm

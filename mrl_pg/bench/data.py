@@ -15,7 +15,7 @@ from mrl_pg.errors import DimensionError, MrlError
 from mrl_pg.vectors import FloatArray
 
 BLOCK_ROWS = 20_000
-MAX_QUERIES = 500
+MIN_QUERIES, MAX_QUERIES = 20, 500
 DEFAULT_ROWS, DEFAULT_DIMS = 100_000, 1536
 
 SIMULATED = "simulated, not real: clusters with a falling spectrum"
@@ -67,6 +67,8 @@ def read(path: Path, rows: int | None = None, *, label: str | None = None) -> Da
             )
     if corpus.shape[1] != queries.shape[1]:
         raise DimensionError(corpus.shape[1], queries.shape[1])
+    if len(queries) < MIN_QUERIES:
+        raise MrlError(f"{path} has {len(queries)} queries, which tell little. Store at least {MIN_QUERIES}.")
     if rows is not None and rows > len(corpus):
         raise MrlError(f"{path} has {len(corpus):,} rows, not {rows:,}. Pass --rows {len(corpus)} or fewer.")
     corpus = corpus[:rows]

@@ -16,7 +16,8 @@ from mrl_pg.bench.measure import WARM_UP_QUERIES, Run, in_turns, one_by_one
 from mrl_pg.bench.methods import Built, K, Search, search_at, statement, use_binary
 from mrl_pg.bench.points import Figures, Point, best, cheapest, figures, is_clear, next_point
 from mrl_pg.bench.report import Chosen, compared
-from mrl_pg.bench.truth import Nearest, PerQuery, recalls
+from mrl_pg.bench.truth import Nearest, recalls
+from mrl_pg.metrics import PerQuery
 from mrl_pg.vectors import FloatArray
 
 # Every point of every method that was measured.
@@ -144,7 +145,7 @@ def _in_turns(dsn: str, pairs: Sequence[Pair], queries: FloatArray, *, rounds: i
 
 
 def _exact(conn: Connection[Any], one: Built, queries: FloatArray, truth: Nearest) -> dict[Point, Figures]:
-    (point,) = (Point(*pair) for pair in zip(one.method.grid.candidates, one.method.grid.ef_search, strict=True))
+    point = Point(one.method.grid.candidates[0], one.method.grid.ef_search[0])
     until = time.perf_counter() + _EXACT_SECONDS
     run = one_by_one(search_at(conn, one, point), queries, until=until, at_least=_EXACT_AT_LEAST)
     return {point: figures(point, _recalls(truth, run), run.seconds)}

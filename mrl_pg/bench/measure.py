@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrl_pg.bench.methods import Search
-from mrl_pg.bench.truth import PerQuery
+from mrl_pg.metrics import PerQuery
 from mrl_pg.vectors import FloatArray
 
 # Past the five runs after which psycopg prepares a statement, and the five after which PostgreSQL may plan it for good.

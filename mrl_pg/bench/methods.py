@@ -139,9 +139,9 @@ class Method:
 
     @property
     def grid(self) -> Grid:
-        """The points it is tried at; without an index there is only one."""
+        """The points it is tried at; exact search has one, whose numbers mean nothing."""
         if self.kind == "exact":
-            return Grid((K,), (_DEFAULT_EF_SEARCH,))
+            return Grid((K,), (0,))
         candidates = _RECIPES[self.kind].candidates if self.kind in _RECIPES else _CANDIDATES
         if self.as_copied:
             # Who copies a recipe asks for some number of candidates: the 100 that are mrl-pg's default too.
@@ -159,13 +159,14 @@ class Built:
     """A method with what it needs in the database.
 
     :ivar prefix: its prefix column, where it has one.
-    :ivar index: name of its index, None for exact search.
+    :ivar index: name of its index, None for exact search; ``definition`` is what created it.
     :ivar fill_seconds: what adding and backfilling the prefix took, for a rotation also learning it.
     """
 
     method: Method
     prefix: str | None
     index: str | None
+    definition: str | None
     index_bytes: int | None
     fill_seconds: float | None
     build_seconds: float | None
@@ -247,10 +248,7 @@ def search_at(conn: Connection[Any], built: Built, point: Point) -> Search:
             else {"prefix": built.prefix, "candidates": point.candidates, "ef_search": point.ef_search}
         )
         return lambda query: [hit.key for hit in mrl.search(conn, TABLE, query, k=K, columns=(), **options)]
-    conn.execute(
-        "SELECT set_config('hnsw.ef_search', %s, false), set_config('hnsw.iterative_scan', %s, false)",
-        (str(point.ef_search), "off" if method.as_copied else "relaxed_order"),
-    )
+    conn.execute(_settings(method, point))
     recipe = _RECIPES[method.kind]
     text = _formatted(recipe.search, method, point).as_string(conn)
 
@@ -265,7 +263,9 @@ def statement(built: Built, point: Point) -> str:
     """Returns what is run at a point, for those who want to run it again."""
     method = built.method
     if method.kind in _RECIPES:
-        return _formatted(_RECIPES[method.kind].search, method, point).as_string(None)
+        recipe = _RECIPES[method.kind]
+        parts = [*([recipe.before] if recipe.before else []), recipe.search]
+        return "; ".join([_settings(method, point), *(_formatted(p, method, point).as_string(None) for p in parts)])
     if built.prefix is None:
         return f"mrl.search(conn, {TABLE!r}, query, k={K}, columns=(), exact=True)"
     return (
@@ -274,15 +274,17 @@ def statement(built: Built, point: Point) -> str:
     )
 
 
+def _settings(method: Method, point: Point) -> str:
+    scan = "off" if method.as_copied else "relaxed_order"
+    return f"SET hnsw.ef_search = {int(point.ef_search)}; SET hnsw.iterative_scan = {scan}"
+
+
 def _parsed(name: str, full_dims: int) -> Method:
     found = re.fullmatch(r"([a-z]+)(?:-(\d+))?(@40)?", name)
     kind, dims, as_copied = found.groups() if found else ("", None, None)
     known = kind in _ADD or kind in _RECIPES or kind == "exact"
     if not known or (kind in _WHOLE) != (dims is None) or (as_copied and kind not in _RECIPES):
-        names = [
-            *_WHOLE,
-            *(f"{kind}-DIMS" for kind in (*_RECIPES, *_ADD) if kind not in _WHOLE),
-        ]
+        names = [*_WHOLE, *(f"{kind}-DIMS" for kind in (*_RECIPES, *_ADD) if kind not in _WHOLE)]
         raise MrlError(
             f"unknown method {name!r}. Write one of {', '.join(names)}; @40 after a recipe leaves it the default "
             "ef_search, as in subvector-512@40."

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrl_pg.bench.truth import PerQuery
+from mrl_pg.metrics import PerQuery, summarise
 
-_RESAMPLES = 1_000
 # Queries after which a recall may be clear, and how many standard errors from every target that is.
 _ENOUGH_QUERIES, _CLEAR = 100, 3.0
 # Of the cheapest point: what fewer candidates cannot save any more, once ef_search makes for most of the cost.
@@ -59,26 +58,19 @@ class Figures:
 
 def figures(point: Point, recalls: PerQuery, seconds: PerQuery) -> Figures:
     """Returns the figures of a point from the recall of each query and the seconds of each search."""
-    low, high = interval(recalls)
+    summary = summarise(recalls)
     p50, p95 = np.percentile(seconds, [50, 95]) * 1e3
     return Figures(
         candidates=point.candidates,
         ef_search=point.ef_search,
         queries=len(recalls),
-        recall=round(float(recalls.mean()), 9),  # 4,925 of 5,000 are .985 and not a hair less
-        low=low,
-        high=high,
+        recall=round(summary.mean, 9),  # 4,925 of 5,000 are .985 and not a hair less
+        low=summary.low,
+        high=summary.high,
         p50_ms=float(p50),
         p95_ms=float(p95),
         qps=float(len(seconds) / seconds.sum()),
     )
-
-
-def interval(values: PerQuery, *, seed: int = 0) -> tuple[float, float]:
-    """Returns the 95 % confidence interval of the mean: the percentile bootstrap over the queries."""
-    drawn = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def is_clear(recalls: PerQuery, targets: Iterable[float]) -> bool:

@@ -15,6 +15,7 @@ BASELINE = "half"
 class MethodReport:
     """A method, its index, and every point that was measured on the way to its cheapest.
 
+    :ivar definition: what created the index.
     :ivar smaller: bytes of the baseline's index over those of this one.
     :ivar fill_seconds: what adding and backfilling the prefix took, for a rotation also learning it.
     :ivar faster: seconds in which the baseline's index was built over those of this one.
@@ -25,6 +26,7 @@ class MethodReport:
     name: str
     about: str
     index: str | None
+    definition: str | None
     index_bytes: int | None
     smaller: float | None
     fill_seconds: float | None

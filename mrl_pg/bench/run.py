@@ -45,10 +45,16 @@ def bench(
     :param client_count: how many clients search at a time, besides one alone; as many as there are CPUs if None.
     :param short_buffers: shared_buffers of a second measurement, which has no page cache; None for no such.
     :param doing: told what begins.
-    :raises MrlError: for data that cannot be searched, a disk that is too small, or a server that does not start.
+    :raises MrlError: for too little data or such as cannot be searched, a disk that is too small, or a server that does not start.
     """
     if data.rows < K:
         raise MrlError(f"{data.rows} rows are fewer than k = {K}: there is nothing to be missed. Pass more --rows.")
+    for method in methods:
+        if method.kind == "rotate" and data.rows < 2 * method.dims:
+            raise MrlError(
+                f"{data.rows:,} rows are too few for {method.name}, which is learnt from them. "
+                f"Pass --rows {2 * method.dims} or more, or each --method that you want."
+            )
     embedded.bin_dir()  # raises where the server is not installed
     begun = time.monotonic()
     targets = sorted(set(targets))
@@ -106,6 +112,7 @@ def _method_reports(
             name=one.method.name,
             about=one.method.about,
             index=one.index,
+            definition=one.definition,
             index_bytes=one.index_bytes,
             smaller=ratio(baseline.index_bytes if baseline else None, one.index_bytes),
             fill_seconds=one.fill_seconds,

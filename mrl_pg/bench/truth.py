@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mrl_pg.metrics import TOLERANCE, PerQuery
 from mrl_pg.vectors import FloatArray
-
-PerQuery: TypeAlias = npt.NDArray[np.float64]
 
 # Kept of each query, so that rows as near as the k-th nearest count as well, whichever the exact search names.
 _KEPT = 100
-# Cosine similarities in float32 carry an error of about 1e-7.
-_TOLERANCE = 1e-6
 
 
 class Nearest(NamedTuple):
@@ -44,12 +41,12 @@ def nearest(queries: FloatArray, block: FloatArray, first: int, before: Nearest 
 
 def recalls(truth: Nearest, found: Sequence[Sequence[int]], k: int) -> PerQuery:
     """Returns recall@k (q,): the share of the exact top k that was found, judged by distance."""
-    accepted = truth.similarities >= truth.similarities[:, k - 1 : k] - _TOLERANCE
+    accepted = truth.similarities >= truth.similarities[:, k - 1 : k] - TOLERANCE
     hits = [
         len(set(keys).intersection(rows[good].tolist()))
         for keys, rows, good in zip(found, truth.rows, accepted, strict=True)
     ]
-    return np.minimum(hits, k) / k
+    return np.asarray(np.minimum(hits, k) / k, dtype=np.float64)
 
 
 def _first(rows: npt.NDArray[np.int64], similarities: FloatArray) -> Nearest:

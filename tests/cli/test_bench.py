@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mrl_pg.bench.truth import Nearest, PerQuery, recalls
+from mrl_pg.bench.truth import Nearest, recalls
 from mrl_pg.cli import main
+from mrl_pg.metrics import PerQuery
 from tests.cli.conftest import environment, on_terminal
 from tests.conftest import vectors
 
@@ -147,6 +148,8 @@ def test_indexes(measured: tuple[dict[str, Any], Answers]) -> None:
             assert method["smaller"] == methods["half"]["index_bytes"] / method["index_bytes"]
         assert (method["fill_seconds"] is not None) == name.startswith(("truncate", "rotate", "binary"))
         assert method["about"]
+    assert "((embedding)::halfvec(64)) halfvec_cosine_ops" in methods["half"]["definition"]
+    assert "USING hnsw (embedding_16 halfvec_cosine_ops)" in methods["truncate-16"]["definition"]
     assert methods["subvector-16@40"]["index"] == methods["function-16"]["index"]
 
 
@@ -161,7 +164,9 @@ def test_what_it_takes_to_repeat_it(measured: tuple[dict[str, Any], Answers]) ->
     assert measured[0]["short_memory"] is told["short_memory_settings"] is None
     statements = {one["method"]: one["statement"] for one in measured[0]["chosen"]}
     assert "mrl.search(conn, 'documents', query, k=10, columns=(), prefix='embedding_16'" in statements["truncate-16"]
+    assert statements["half"].startswith("SET hnsw.ef_search = 20; SET hnsw.iterative_scan = relaxed_order; SELECT id")
     assert "embedding::halfvec(64) <=> %(query)s::halfvec(64) LIMIT 10" in statements["half"]
+    assert statements["subvector-16@40"].startswith("SET hnsw.ef_search = 40; SET hnsw.iterative_scan = off; SELECT")
 
 
 def test_short_memory(place: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +243,11 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     ("arguments", "code", "says"),
     [
         (["--rows", "9"], 1, "9 rows are fewer than k = 10: there is nothing to be missed. Pass more --rows."),
+        (
+            ["--rows", "20", "--method", "rotate-16"],
+            1,
+            "20 rows are too few for rotate-16, which is learnt from them. Pass --rows 32 or more",
+        ),
         (["--method", "hnsw"], 1, "unknown method 'hnsw'. Write one of exact, half, quantize, subvector-DIMS"),
         (["--method", "truncate-64"], 1, "truncate-64 has 64 dims, but must have 1 to 63 of vectors with 64"),
         (["--rows", "3000"], 1, "has 2,000 rows, not 3,000. Pass --rows 2000 or fewer."),

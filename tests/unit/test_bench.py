@@ -19,7 +19,6 @@ from mrl_pg.bench.points import (
     best,
     cheapest,
     figures,
-    interval,
     is_clear,
     next_point,
     ratio,
@@ -137,17 +136,6 @@ def test_figures() -> None:
     assert found.low <= found.recall <= found.high
 
 
-def test_interval_covers_the_mean_and_narrows_with_queries() -> None:
-    rng = np.random.default_rng(0)
-    few, many = rng.binomial(10, 0.97, size=50) / 10, rng.binomial(10, 0.97, size=5000) / 10
-    assert interval(few) == interval(few)
-    low, high = interval(many)
-    assert low < 0.97 < high
-    # By theory, 2 * 1.96 * sqrt(.97 * .03 / 10 / 5000).
-    assert high - low == pytest.approx(0.003, rel=0.15)
-    assert np.subtract(*interval(few)[::-1]) > high - low
-
-
 @pytest.mark.parametrize(
     ("recall", "queries", "clear"), [(1.0, 99, False), (1.0, 100, True), (0.5, 100, True), (0.96, 100, False)]
 )
@@ -236,7 +224,7 @@ def test_read_takes_the_first_rows_and_queries(tmp_path: Path) -> None:
 
 def test_read_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     path = tmp_path / "some.npz"
-    good = vectors(20, 8)
+    good = vectors(20, 8)  # as many queries as there must be
 
     def refused(kind: type[MrlError] = MrlError, rows: int | None = None, **arrays: object) -> str:
         np.savez(path, **arrays)  # type: ignore[arg-type]
@@ -248,6 +236,7 @@ def test_read_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     assert "float32 of shape (8,)" in refused(corpus=good[0], queries=good)
     assert "int64 of shape (2, 2)" in refused(corpus=np.ones((2, 2), np.int64), queries=good)
     assert refused(DimensionError, corpus=good, queries=good[:, :6])
+    assert "19 queries" in refused(corpus=good, queries=good[:19])
     assert "20 rows, not 21" in refused(rows=21, corpus=good, queries=good)
     assert "row 3 of corpus is zero" in refused(corpus=np.where(np.arange(20)[:, None] == 3, 0, good), queries=good)
     assert "row 1 of queries" in refused(corpus=good, queries=np.where(np.arange(20)[:, None] == 1, np.nan, good))
