@@ -45,7 +45,7 @@ def bench(
     :param client_count: how many clients search at a time, besides one alone; as many as there are CPUs if None.
     :param short_buffers: shared_buffers of a second measurement, which has no page cache; None for no such.
     :param doing: told what begins.
-    :raises MrlError: for too little data or such as cannot be searched, a disk that is too small, or a server that does not start.
+    :raises MrlError: for too little data, or such as cannot be searched; a disk that is too small; no server.
     """
     if data.rows < K:
         raise MrlError(f"{data.rows} rows are fewer than k = {K}: there is nothing to be missed. Pass more --rows.")
