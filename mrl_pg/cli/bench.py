@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +31,7 @@ def _check_buffers(context: click.Context, parameter: click.Parameter, value: st
     epilog="""\b
 Examples:
   mrl-pg bench --data embeddings.npz --recall 0.95 --method half --method rotate-256
-  mrl-pg bench --rows 300000 --short-memory
+  mrl-pg bench --rows 300000 --short-memory --out bench.json
   mrl-pg bench --rows 20000"""
 )
 @click.option("--rows", type=click.IntRange(min=1), help="Rows to search; 100,000, or all of --data, if left out.")
@@ -68,6 +70,11 @@ Examples:
     callback=_check_buffers,
     help="What --short-memory leaves, as shared_buffers.",
 )
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write all figures there as JSON, besides printing the tables.",
+)
 @json_option
 def bench(
     rows: int | None,
@@ -79,6 +86,7 @@ def bench(
     clients: int | None,
     short_memory: bool,
     buffers: str,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Compare ways to search, on a server of its own.
@@ -91,6 +99,9 @@ def bench(
         raise click.UsageError("--label is for --data; simulated vectors are called that.")
     if path is not None and dims is not None:
         raise click.UsageError("--dims is for simulated vectors; those of --data have their own.")
+
+    if out is not None and not out.parent.is_dir():
+        raise click.UsageError(f"--out {out}: there is no directory {out.parent}. Make it first.")
 
     from mrl_pg.bench.data import DEFAULT_DIMS, DEFAULT_ROWS, read, simulate
     from mrl_pg.bench.methods import default_methods, parse_method
@@ -108,9 +119,9 @@ def bench(
             short_buffers=buffers if short_memory else None,
             doing=doing,
         )
+    if out is not None:
+        out.write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
-        from dataclasses import asdict
-
         print_json(asdict(report))
     else:
         _print(report)

@@ -194,9 +194,13 @@ def test_short_memory(place: Path, file: str, monkeypatch: pytest.MonkeyPatch) -
     assert left_in(place) == []
 
 
-def test_in_a_pipe_it_prints_tables_and_no_progress(place: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_pipe_it_prints_tables_and_no_progress(
+    place: Path, tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mrl_pg.bench.explore._CLIENT_SECONDS", 0.1)
-    result = bench("--data", file, "--rows", "500", "--method", "truncate-16", "--method", "half", "--clients", "1")
+    out = tmp_path / "bench.json"
+    options = ("--data", file, "--rows", "500", "--clients", "1", "--out", str(out))
+    result = bench(*options, "--method", "truncate-16", "--method", "half")
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0].startswith("500 rows × 64 dims (some.npz), 40 queries, k = 10; PostgreSQL 18")
@@ -207,6 +211,7 @@ def test_in_a_pipe_it_prints_tables_and_no_progress(place: Path, file: str, monk
         assert lines[at + 2] == ("method\tcand/ef\trecall\tp50 ms\tp95 ms\tQPS\t×half\tQPS 1\t×half")
         assert [line.split("\t")[0] for line in lines[at + 3 : at + 5]] == ["truncate-16", "half"]
         assert all(len(line.split("\t")) == 9 for line in lines[at + 2 : at + 5])
+    assert [method["name"] for method in json.loads(out.read_text())["methods"]] == ["truncate-16", "half"]
     assert left_in(place) == []
 
 
@@ -259,6 +264,7 @@ def test_ctrl_c_and_a_closed_terminal_leave_nothing_behind(
         (["--dims", "32"], 2, "--dims is for simulated vectors"),
         (["--recall", "1.5"], 2, "1.5 is not in the range"),
         (["--clients", "0"], 2, "0 is not in the range"),
+        (["--out", "/nowhere/bench.json"], 2, "there is no directory /nowhere. Make it first."),
         (["--buffers", "many"], 2, "'many' is no size. Write 400MB, for example."),
     ],
 )
