@@ -15,7 +15,8 @@ PACKAGE = Path(mrl_pg.__file__).parent
 
 # A module may import those to its right, and not the other way round: the core never sees a connection.
 LAYERS = [
-    ["cli", "demo"],
+    ["cli"],
+    ["bench", "demo"],
     ["migrate", "alembic"],
     ["documents"],
     ["sqlalchemy", "psycopg"],
