@@ -18,7 +18,7 @@ EmbeddingType = Literal["vector", "halfvec"]
 DECLARED_KINDS = ("truncate", "binary", "half")
 # What takes the whole embedding where dims are left out, and what a kind adds to the name of its column.
 WHOLE_KINDS = ("binary", "half")
-_INFIXES = {"binary": "bit", "half": "half"}
+_INFIXES = {"binary": "bit", "half": "half", "rotate": "rot"}
 
 # What pgvector's HNSW can index as halfvec, and what a vector column can hold (as bits HNSW takes 64,000).
 MAX_PREFIX_DIMS = 4_000
@@ -231,12 +231,17 @@ def check_graph(m: int, ef_construction: int) -> None:
         )
 
 
-def prefix_name(embedding: str, dims: int, kind: str = "truncate", *, layer_norm: bool = False) -> str:
-    """Returns the column of a prefix: ``embedding_256``, ``embedding_ln256``, ``embedding_bit1536``.
+def prefix_name(
+    embedding: str, dims: int, kind: str = "truncate", *, layer_norm: bool = False, version: int | None = None
+) -> str:
+    """Returns the column of a prefix: ``embedding_256``, ``embedding_ln256``, ``embedding_rot128_v1``.
 
-    The same as mrl.prefix_name() in SQL, which knows rotations too.
+    The same as mrl.prefix_name() in SQL.
+
+    :param version: of the basis of a rotation.
     """
-    return shorten(f"{embedding}_{'ln' if layer_norm else ''}{_INFIXES.get(kind, '')}{dims}")
+    infix = ("ln" if layer_norm else "") + _INFIXES.get(kind, "")
+    return shorten(f"{embedding}_{infix}{dims}{'' if version is None else f'_v{version}'}")
 
 
 def operator_class(distance: Distance, kind: str = "truncate") -> str:

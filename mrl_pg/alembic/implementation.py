@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from alembic.operations import Operations
@@ -22,9 +22,14 @@ from mrl_pg.alembic.prefix_operations import (
     DropPrefixOp,
     Operation,
     PrefixIndexOperation,
+    PrefixOperation,
+    RotateOp,
 )
+from mrl_pg.basis import fit
 from mrl_pg.errors import MrlError, NotInstalledError
 from mrl_pg.install import SCHEMA_VERSION, check_version, install_files, resource_dir, version_key
+from mrl_pg.rotate import add, finished, read_sample, rotation
+from mrl_pg.spec import Distance
 from mrl_pg.sqlalchemy.model import install, run_script
 
 _EXECUTE_RESULT = r" \gexec"
@@ -95,6 +100,40 @@ def _add_prefix(operations: Operations, operation: AddPrefixOp) -> None:
             layer_norm=operation.layer_norm,
         ),
     )
+
+
+@Operations.implementation_for(RotateOp)
+def _rotate(operations: Operations, operation: RotateOp) -> None:
+    if operations.get_context().as_sql:
+        raise MrlError(
+            "a rotation is learnt from rows, and a script has none. Run this revision online, or leave it to: "
+            f"mrl-pg rotate {shlex.quote(_shown(operation))} --dims {operation.dims}"
+        )
+    _require_installed(operations)
+    asked = rotation(
+        (operation.schema, operation.table),
+        operation.embedding,
+        dims=operation.dims or 0,
+        sample=operation.sample,
+        seed=operation.seed,
+        distance=cast("Distance", operation.distance),
+        model=operation.model,
+    )
+    connection = operations.get_bind()
+
+    def execute(statement: Any, values: dict[str, Any]) -> Any:
+        return connection.execute(statement, values).all()
+
+    if execute(statements.FIT, {"target": operation.target, "prefix": operation.prefix}):
+        return
+    basis = fit(finished(read_sample(asked), execute), asked.dims, asked.distance, seed=asked.seed)
+    prefix = finished(add(asked, basis), execute)
+    if prefix != operation.prefix:
+        # Raised, the migration takes it back.
+        raise MrlError(
+            f"the next rotation of {operation.embedding} of {_shown(operation)} is {prefix}, not {operation.prefix}. "
+            f"Write the version that {prefix} ends in."
+        )
 
 
 @Operations.implementation_for(DropPrefixOp)
@@ -219,7 +258,7 @@ def _refuse_missing(connection: sa.Connection, operation: CreatePrefixIndexOp) -
         )
 
 
-def _shown(operation: PrefixIndexOperation) -> str:
+def _shown(operation: PrefixOperation) -> str:
     """Returns the name of a table as the command line takes it."""
     return f"{operation.schema}.{operation.table}" if operation.schema else operation.table
 

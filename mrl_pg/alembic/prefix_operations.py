@@ -12,6 +12,7 @@ from alembic.operations import Operations
 from mrl_pg import statements
 from mrl_pg.alembic.operations import MrlOperation
 from mrl_pg.errors import SpecError
+from mrl_pg.rotate import DEFAULT_SAMPLE
 from mrl_pg.spec import (
     DEFAULT_EF_CONSTRUCTION,
     DEFAULT_M,
@@ -39,9 +40,16 @@ class PrefixOperation(MrlOperation):
     schema: str | None = None
     kind: str = "truncate"
     layer_norm: bool = False
+    version: int | None = None
 
     def __post_init__(self) -> None:
-        check_dims(self.dims, self.kind)
+        if (self.kind == "rotate") != (self.version is not None):
+            raise SpecError(
+                f"kind {self.kind} {'needs a' if self.kind == 'rotate' else 'has no'} version. "
+                f"A rotation is dims=128, kind='rotate', version=1, as in {self.embedding}_rot128_v1."
+            )
+        if self.kind != "rotate":
+            check_dims(self.dims, self.kind)
         check_distance(self.distance)
 
     @property
@@ -55,7 +63,7 @@ class PrefixOperation(MrlOperation):
                 f"offline, the length of {self.embedding} of {self.table} cannot be looked up. "
                 f"Write it into the revision: op.{self.directive}(..., dims=...)"
             )
-        return prefix_name(self.embedding, self.dims, self.kind, layer_norm=self.layer_norm)
+        return prefix_name(self.embedding, self.dims, self.kind, layer_norm=self.layer_norm, version=self.version)
 
     @property
     def target(self) -> str:
@@ -72,6 +80,7 @@ class PrefixOperation(MrlOperation):
             "dims": self.dims,
             "kind": kind,
             "layer_norm": self.layer_norm,
+            "version": self.version,
             "schema": self.schema and str(self.schema),
         }
 
@@ -123,6 +132,65 @@ class AddPrefixOp(PrefixOperation):
         return self.turned_into(DropPrefixOp)
 
 
+@Operations.register_operation("mrl_rotate")
+@dataclass
+class RotateOp(PrefixOperation):
+    """Learns a rotation from the rows of a table, and adds its prefix."""
+
+    kind: str = "rotate"
+    version: int | None = 1
+    sample: int = DEFAULT_SAMPLE
+    seed: int = 0
+    directive: ClassVar[str] = "mrl_rotate"
+
+    @classmethod
+    def mrl_rotate(
+        cls,
+        operations: Operations,
+        table: str,
+        embedding: str = "embedding",
+        *,
+        dims: int,
+        version: int = 1,
+        sample: int = DEFAULT_SAMPLE,
+        seed: int = 0,
+        distance: str = "cosine",
+        model: str | None = None,
+        schema: str | None = None,
+    ) -> None:
+        """Returns nothing; learns a rotation from the rows of a table, and adds its prefix.
+
+        Rows that exist wait for ``mrl-pg backfill``. Online only: a script has no rows to learn from. A version that
+        is there already is left alone.
+
+        :param table: table as named in the catalog, with at least dims rows.
+        :param dims: length of the prefix.
+        :param version: of the basis: the next one of this embedding, 1 for its first.
+        :param sample: about how many rows to learn from.
+        :param seed: for the same sample of the same rows.
+        :raises SpecError: for dims, a distance or a sample that cannot be.
+        :raises MrlError: where the next version is another, where there are no rows, or offline.
+        """
+        operations.invoke(
+            cls(table, embedding, dims, distance, model, schema, version=version, sample=sample, seed=seed)
+        )
+
+    def arguments(self) -> tuple[Sequence[str], dict[str, Any]]:
+        positional, keywords = super().arguments()
+        return positional, {
+            "dims": self.dims,
+            "version": self.version,
+            "sample": self.sample if self.sample != DEFAULT_SAMPLE else None,
+            "seed": self.seed,
+            "distance": self.distance if self.distance != "cosine" else None,
+            "model": self.model,
+            "schema": keywords["schema"],
+        }
+
+    def reverse(self) -> DropPrefixOp:
+        return self.turned_into(DropPrefixOp)
+
+
 @Operations.register_operation("mrl_drop_prefix")
 @dataclass
 class DropPrefixOp(PrefixOperation):
@@ -140,17 +208,19 @@ class DropPrefixOp(PrefixOperation):
         dims: int | None = None,
         kind: str = "truncate",
         layer_norm: bool = False,
+        version: int | None = None,
         schema: str | None = None,
     ) -> None:
         """Returns nothing; drops a prefix: its trigger, column and index. Instant.
 
         :param table: table as named in the catalog.
+        :param version: of the basis of a rotation (kind ``rotate``).
         :raises SpecError: for dims that cannot be.
         """
-        operations.invoke(cls(table, embedding, dims, schema=schema, kind=kind, layer_norm=layer_norm))
+        operations.invoke(cls(table, embedding, dims, schema=schema, kind=kind, layer_norm=layer_norm, version=version))
 
-    def reverse(self) -> AddPrefixOp:
-        return self.turned_into(AddPrefixOp)
+    def reverse(self) -> AddPrefixOp | RotateOp:
+        return self.turned_into(RotateOp) if self.kind == "rotate" else self.turned_into(AddPrefixOp)
 
 
 @dataclass
@@ -195,6 +265,7 @@ class CreatePrefixIndexOp(PrefixIndexOperation):
         allow_missing: bool = False,
         kind: str = "truncate",
         layer_norm: bool = False,
+        version: int | None = None,
         schema: str | None = None,
     ) -> None:
         """Returns nothing; builds the HNSW index of a prefix, unless a valid one of this definition is there.
@@ -219,6 +290,7 @@ class CreatePrefixIndexOp(PrefixIndexOperation):
                 schema=schema,
                 kind=kind,
                 layer_norm=layer_norm,
+                version=version,
                 m=m,
                 ef_construction=ef_construction,
                 concurrently=concurrently,
@@ -257,6 +329,7 @@ class DropPrefixIndexOp(PrefixIndexOperation):
         ef_construction: int = DEFAULT_EF_CONSTRUCTION,
         kind: str = "truncate",
         layer_norm: bool = False,
+        version: int | None = None,
         schema: str | None = None,
     ) -> None:
         """Returns nothing; drops the index of a prefix that has this m and ef_construction, whatever its name.
@@ -275,6 +348,7 @@ class DropPrefixIndexOp(PrefixIndexOperation):
                 schema=schema,
                 kind=kind,
                 layer_norm=layer_norm,
+                version=version,
                 m=m,
                 ef_construction=ef_construction,
                 concurrently=concurrently,
