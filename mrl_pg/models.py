@@ -102,8 +102,8 @@ _TABLE = [
         matryoshka=True,
         source="https://huggingface.co/nomic-ai/nomic-embed-text-v1.5",
         layer_norm=True,
-        note="Trained behind a layer norm without weights, so as to bear signs: its card applies it to the full "
-        "embedding, then cuts, then normalises (why: discussion 35 beside the card).",
+        note="Trained behind a layer norm without weights, to bear being reduced to signs (discussion 35 beside the "
+        "card): apply it to the full embedding, then cut, then normalise.",
     ),
     Model(
         name="mxbai-embed-large-v1",

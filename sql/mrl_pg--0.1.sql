@@ -203,8 +203,9 @@ COMMENT ON FUNCTION mrl.deviation(vector) IS 'a vector without the mean of its d
 
 -- The sum behind a mean is of float32, so the deviation is taken twice, the second time of what the first has left.
 -- What deviates by less than a millionth of the length may be rounding alone: such a vector counts as constant. Steps
--- are kept apart by OFFSET 0, so that each is taken once, from a copy that is not fetched from TOAST again. And no
--- write may fail, but the product of vectors does where it underflows: hence two ways to scale, each by 1 or more.
+-- are kept apart by OFFSET 0, so that each is taken once, from a copy (16000 is all of any vector) that is not fetched
+-- from TOAST again. And no write may fail, but the product of vectors does where it underflows: hence two ways to
+-- scale, each by 1 or more.
 CREATE FUNCTION mrl.layer_norm(embedding vector) RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (
@@ -274,13 +275,13 @@ RETURN prefix IS NOT NULL AND current_setting('mrl.backfill', true) IS NOT DISTI
 COMMENT ON FUNCTION mrl.is_rotated(halfvec, text) IS
     'whether a prefix comes from the backfill with a basis, which announces itself by the setting mrl.backfill of its transaction';
 
--- The one place that says what the kinds are made of: trigger, counts and search run what it returns.
 CREATE FUNCTION mrl.transform_expression(embedding text, layer_norm boolean) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN layer_norm THEN format('mrl.layer_norm(%s)', embedding) ELSE embedding END;
 COMMENT ON FUNCTION mrl.transform_expression(text, boolean) IS
     'SQL expression of what a prefix is cut from: an expression that is the embedding, or its layer norm';
 
+-- The one place that says what the kinds are made of: trigger, counts and search run what it returns.
 CREATE FUNCTION mrl.prefix_expression(embedding text, kind text, dims integer, distance text, basis uuid, layer_norm boolean) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN kind IN ('truncate', 'half')

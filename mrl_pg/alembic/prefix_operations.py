@@ -214,8 +214,10 @@ class DropPrefixOp(PrefixOperation):
         """Returns nothing; drops a prefix: its trigger, column and index. Instant.
 
         :param table: table as named in the catalog.
+        :param dims, kind, layer_norm: as in ``mrl_add_prefix``; offline, dims must be written.
         :param version: of the basis of a rotation (kind ``rotate``).
         :raises SpecError: for dims that cannot be.
+        :raises MrlError: where dims are left out and the column fixes no length.
         """
         operations.invoke(cls(table, embedding, dims, schema=schema, kind=kind, layer_norm=layer_norm, version=version))
 
@@ -273,6 +275,7 @@ class CreatePrefixIndexOp(PrefixIndexOperation):
         What a failed build has left (an INVALID index) is dropped first.
 
         :param table: table as named in the catalog.
+        :param dims, kind, layer_norm: as in ``mrl_add_prefix``; offline, dims must be written.
         :param concurrently: let writes go on meanwhile. It commits what the revision did before: give it one of
             its own. Offline it relies on psql's \\gexec.
         :param m: links per node of the graph, 2 to 100.
@@ -337,6 +340,7 @@ class DropPrefixIndexOp(PrefixIndexOperation):
         Does nothing where there is none. Offline it relies on psql's \\gexec.
 
         :param table: table as named in the catalog.
+        :param dims, kind, layer_norm: as in ``mrl_add_prefix``; offline, dims must be written.
         :param concurrently: without a lock that stops searches and writes; commits what the revision did before.
         :raises MrlError: with ``concurrently`` in a transaction that is not Alembic's own.
         """

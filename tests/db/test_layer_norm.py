@@ -217,12 +217,15 @@ def test_every_write_leaves_the_right_prefixes(conn: Conn) -> None:
 
 def test_a_right_prefix_costs_no_call_of_the_trigger(conn: Conn) -> None:
     conn.execute(f"CREATE TABLE docs (id int PRIMARY KEY, embedding vector({FULL}))")
-    mrl.add_prefix(conn, "docs", dims=DIMS, layer_norm=True)
     conn.execute("INSERT INTO docs VALUES (1, %s)", [to_text(ROWS[0])])
-    conn.execute("ALTER FUNCTION mrl.maintain_prefix() RENAME TO kept")
+    for kind, dims, _ in PREFIXES:
+        mrl.add_prefix(conn, "docs", dims=dims, kind=kind, layer_norm=True)
     conn.execute(
-        "CREATE OR REPLACE FUNCTION mrl.kept() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'called'; END $$"
+        "CREATE OR REPLACE FUNCTION mrl.maintain_prefix() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN RAISE 'called'; END $$"
     )
+    for _, _, column in PREFIXES:
+        assert mrl.backfill(conn, "docs", prefix=column).filled == 1
     conn.execute("UPDATE docs SET embedding = embedding")
     conn.execute("INSERT INTO docs VALUES (2, NULL)")
     with pytest.raises(psycopg.errors.RaiseException, match="called"):
@@ -276,6 +279,12 @@ def test_the_registry_tells(conn: Conn) -> None:
     ]
     told = conn.execute("SELECT prefix, kind, layer_norm FROM mrl.prefixes ORDER BY position").fetchall()
     assert told == [(column, kind, True) for kind, _, column in PREFIXES] + [(f"embedding_{DIMS}", "truncate", False)]
+    # Of a later version, say.
+    conn.execute(
+        f"CREATE TRIGGER zz_other BEFORE INSERT OR UPDATE OF embedding, embedding_{DIMS} ON docs FOR EACH ROW "
+        "EXECUTE FUNCTION mrl.maintain_prefix('truncate', '8', 'cosine', '', '', 'upside_down')"
+    )
+    assert conn.execute("SELECT count(*) FROM mrl.prefixes").fetchall() == [(4,)]
     # The name is not what is believed.
     conn.execute(
         f"ALTER TABLE docs RENAME embedding_{DIMS} TO plain; ALTER TABLE docs RENAME {COLUMN} TO embedding_{DIMS}"

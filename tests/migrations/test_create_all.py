@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+import mrl_pg.alembic  # noqa: F401  (compare_metadata() needs its comparator)
 import mrl_pg.psycopg as mrl
 from mrl_pg import Matryoshka, migrate
 from mrl_pg.documents import documents_table
