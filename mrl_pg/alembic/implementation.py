@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import sqlalchemy as sa
 from alembic.operations import Operations
@@ -19,10 +20,16 @@ from mrl_pg.alembic.prefix_operations import (
     CreatePrefixIndexOp,
     DropPrefixIndexOp,
     DropPrefixOp,
+    Operation,
     PrefixIndexOperation,
+    PrefixOperation,
+    RotateOp,
 )
+from mrl_pg.basis import fit
 from mrl_pg.errors import MrlError, NotInstalledError
 from mrl_pg.install import SCHEMA_VERSION, check_version, install_files, resource_dir, version_key
+from mrl_pg.rotate import add, finished, read_sample, rotation
+from mrl_pg.spec import Distance
 from mrl_pg.sqlalchemy.model import install, run_script
 
 _EXECUTE_RESULT = r" \gexec"
@@ -89,20 +96,57 @@ def _add_prefix(operations: Operations, operation: AddPrefixOp) -> None:
             operation.dims,
             operation.distance,
             operation.model,
-            operation.kind,
+            kind=operation.kind,
+            layer_norm=operation.layer_norm,
         ),
     )
+
+
+@Operations.implementation_for(RotateOp)
+def _rotate(operations: Operations, operation: RotateOp) -> None:
+    if operations.get_context().as_sql:
+        raise MrlError(
+            "a rotation is learnt from rows, and a script has none. Run this revision online, or leave it to: "
+            f"mrl-pg rotate {shlex.quote(_shown(operation))} --dims {operation.dims}"
+        )
+    _require_installed(operations)
+    asked = rotation(
+        (operation.schema, operation.table),
+        operation.embedding,
+        dims=operation.dims or 0,
+        sample=operation.sample,
+        seed=operation.seed,
+        distance=cast("Distance", operation.distance),
+        model=operation.model,
+    )
+    connection = operations.get_bind()
+
+    def execute(statement: Any, values: dict[str, Any]) -> Any:
+        return connection.execute(statement, values).all()
+
+    if execute(statements.FIT, {"target": operation.target, "prefix": operation.prefix}):
+        return
+    basis = fit(finished(read_sample(asked), execute), asked.dims, asked.distance, seed=asked.seed)
+    prefix = finished(add(asked, basis), execute)
+    if prefix != operation.prefix:
+        # Raised, the migration takes it back.
+        raise MrlError(
+            f"the next rotation of {operation.embedding} of {_shown(operation)} is {prefix}, not {operation.prefix}. "
+            f"Write the version that {prefix} ends in."
+        )
 
 
 @Operations.implementation_for(DropPrefixOp)
 def _drop_prefix(operations: Operations, operation: DropPrefixOp) -> None:
     _require_installed(operations)
+    operation = _with_dims(operations, operation)
     _execute(operations, statements.drop_prefix(operation.target, operation.prefix))
 
 
 @Operations.implementation_for(CreatePrefixIndexOp)
 def _create_prefix_index(operations: Operations, operation: CreatePrefixIndexOp) -> None:
     _require_installed(operations)
+    operation = _with_dims(operations, operation)
     concurrently = operation.concurrently
     build = statements.create_prefix_index(
         operation.target,
@@ -130,6 +174,7 @@ def _create_prefix_index(operations: Operations, operation: CreatePrefixIndexOp)
 @Operations.implementation_for(DropPrefixIndexOp)
 def _drop_prefix_index(operations: Operations, operation: DropPrefixIndexOp) -> None:
     _require_installed(operations)
+    operation = _with_dims(operations, operation)
     with _outside_transaction(operations.get_context(), operation.concurrently):
         _execute_result(operations, _drop_statements(operation, only_invalid=False))
 
@@ -145,6 +190,20 @@ def has_valid_index(connection: sa.Connection, operation: PrefixIndexOperation) 
         target=operation.target, prefix=operation.prefix, m=operation.m, ef_construction=operation.ef_construction
     )
     return any(valid for _, _, valid in connection.execute(indexes))
+
+
+def _with_dims(operations: Operations, operation: Operation) -> Operation:
+    """Returns an operation with its dims, which are those of the embedding where they were left out."""
+    if operation.dims is not None or operations.get_context().as_sql:
+        return operation
+    full_dims = statements.FULL_DIMS.bindparams(target=operation.target, embedding=operation.embedding)
+    dims = operations.get_bind().scalar(full_dims)
+    if dims is None:
+        raise MrlError(
+            f"{operation.embedding} of {operation.table} does not exist, or fixes no length. "
+            f"Name the embedding, or write its length: op.{operation.directive}(..., dims=...)"
+        )
+    return replace(operation, dims=dims)
 
 
 def _drop_statements(operation: PrefixIndexOperation, *, only_invalid: bool) -> sa.Select[Any]:
@@ -199,7 +258,7 @@ def _refuse_missing(connection: sa.Connection, operation: CreatePrefixIndexOp) -
         )
 
 
-def _shown(operation: PrefixIndexOperation) -> str:
+def _shown(operation: PrefixOperation) -> str:
     """Returns the name of a table as the command line takes it."""
     return f"{operation.schema}.{operation.table}" if operation.schema else operation.table
 

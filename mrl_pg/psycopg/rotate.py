@@ -1,22 +1,26 @@
-"""Fitting a rotation to the rows of a table."""
+"""Learning a rotation from the rows of a table, on a psycopg Connection."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from psycopg import Connection
 
+<<<<<<< HEAD
 from mrl_pg import statements
 from mrl_pg.basis import fit
 from mrl_pg.errors import SpecError
+=======
+from mrl_pg.basis import fit
+from mrl_pg.psycopg.prefixes import DEFAULT_LOCK_TIMEOUT, waiting_no_longer
+>>>>>>> main
 from mrl_pg.psycopg.run import check_installed, execute
 from mrl_pg.psycopg.sample import embedding_column, read_sample
 from mrl_pg.psycopg.search import describe, forget
-from mrl_pg.registry import TableName, split_name
-from mrl_pg.spec import MAX_PREFIX_DIMS, Distance, check_distance
-from mrl_pg.vectors import to_text
-
-DEFAULT_SAMPLE = 20_000
+from mrl_pg.registry import TableName
+from mrl_pg.rotate import DEFAULT_SAMPLE, add, finished, read_sample, rotation
+from mrl_pg.spec import Distance
 
 
 def rotate(
@@ -29,6 +33,7 @@ def rotate(
     seed: int = 0,
     distance: Distance = "cosine",
     model: str | None = None,
+    lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
 ) -> str:
     """Returns the prefix column after fitting a basis to a sample of the rows, storing it and adding the prefix.
 
@@ -41,19 +46,15 @@ def rotate(
     :param sample: about how many rows to fit to, at random; all where there are fewer.
     :param seed: for the same sample of the same rows, and so the same basis.
     :param model: name of the embedding model, kept in the registry.
+    :param lock_timeout: seconds to wait for the table: whoever comes later waits behind us.
+    :raises MrlError: where the table could not be had in that time; nothing has changed then.
     :raises SpecError: for dims, a distance or a sample that cannot be.
     :raises NotInstalledError: where the schema mrl is missing.
     """
-    check_distance(distance)
-    if not 1 <= dims <= MAX_PREFIX_DIMS:
-        raise SpecError(f"dims must be between 1 and {MAX_PREFIX_DIMS:,}, not {dims}. The usual ones are 128 and 256.")
-    if sample < dims:
-        raise SpecError(
-            f"a sample of {sample:,} rows does not determine {dims} dimensions. "
-            f"Take at least {dims:,}; the default is {DEFAULT_SAMPLE:,}."
-        )
+    asked = rotation(target, embedding, dims=dims, sample=sample, seed=seed, distance=distance, model=model)
     check_installed(conn)
     with conn.transaction():
+<<<<<<< HEAD
         known = describe(conn, target)
         column = embedding_column(conn, known, embedding)
         ((count, _),) = execute(conn, statements.count_embeddings(known, embedding))
@@ -68,3 +69,13 @@ def rotate(
         prefix: str = execute(conn, add)[0][0]
     forget(conn, target)
     return prefix
+=======
+        describe(conn, target)
+        found = finished(read_sample(asked), partial(execute, conn, binary=True))
+    # No transaction is open for the seconds this takes.
+    basis = fit(found, dims, distance, seed=seed)
+    with waiting_no_longer(conn, target, lock_timeout):
+        column: str = finished(add(asked, basis), partial(execute, conn))
+    forget(conn, target)
+    return column
+>>>>>>> main

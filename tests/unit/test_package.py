@@ -15,12 +15,13 @@ PACKAGE = Path(mrl_pg.__file__).parent
 
 # A module may import those to its right, and not the other way round: the core never sees a connection.
 LAYERS = [
-    ["cli", "demo"],
+    ["cli"],
+    ["bench", "demo"],
     ["migrate", "alembic"],
     ["documents"],
     ["sqlalchemy", "psycopg"],
     ["measure"],
-    ["backfill", "embedding", "evaluate"],
+    ["backfill", "embedding", "evaluate", "rotate"],
     ["verdict"],
     ["evaluation"],
     ["statements", "embed", "queries", "relevance", "scan"],
