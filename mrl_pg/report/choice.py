@@ -1,0 +1,104 @@
+"""Which prefix is good enough: what was measured, weighed against a recall that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mrl_pg.evaluation import Evaluation, Point, Reranked
+from mrl_pg.metrics import Summary
+
+CONTROL = "random"
+
+
+class IndexPoint(Protocol):
+    """Searches through a real index under one setting.
+
+    :ivar prefix: column that stage one looked at.
+    :ivar p50_ms: median latency of a search; ``p95_ms`` and ``p99_ms`` of the slow ones.
+    :ivar qps: searches a second.
+    """
+
+    @property
+    def prefix(self) -> str: ...
+    @property
+    def candidates(self) -> int: ...
+    @property
+    def ef_search(self) -> int: ...
+    @property
+    def recall(self) -> Summary: ...
+    @property
+    def p50_ms(self) -> float: ...
+    @property
+    def p95_ms(self) -> float: ...
+    @property
+    def p99_ms(self) -> float: ...
+    @property
+    def qps(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A prefix and how many of its candidates to rerank."""
+
+    point: Point
+    reranked: Reranked
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """The size of the index, then the candidates."""
+        return self.point.footprint.index_bytes, self.reranked.candidates
+
+
+def choices(evaluation: Evaluation, kind: str | None = None) -> list[Choice]:
+    """Returns all that was measured after a rerank, cheapest first; not the control, which nobody builds.
+
+    :param kind: only those of this kind.
+    """
+    found = [
+        Choice(point, reranked)
+        for point in evaluation.points
+        if point.kind != CONTROL and kind in (None, point.kind)
+        for reranked in point.reranked
+    ]
+    return sorted(found, key=lambda choice: choice.cost)
+
+
+def good_enough(evaluation: Evaluation, target: float, kind: str | None = None) -> Choice | None:
+    """Returns the cheapest whose whole interval reaches a recall, None where none does.
+
+    A mean just above the target would be below it for other queries of the same sort half of the time.
+    """
+    reaching = (choice for choice in choices(evaluation, kind) if choice.reranked.recall.low >= target)
+    return next(reaching, None)
+
+
+def best(evaluation: Evaluation, kind: str | None = None) -> Choice | None:
+    """Returns the one with the highest recall, the cheapest of those; None where only the control was measured."""
+    return max(choices(evaluation, kind), key=lambda choice: choice.reranked.recall.mean, default=None)
+
+
+def usual_candidates(evaluation: Evaluation) -> int:
+    """Returns the candidates to compare prefixes at: what a search takes by default, or the next fewer measured."""
+    sizes = [reranked.candidates for reranked in evaluation.points[0].reranked]
+    return max((size for size in sizes if size <= max(100, 10 * evaluation.k)), default=sizes[0])
+
+
+def at(point: Point, candidates: int) -> Reranked:
+    """Returns what reranking that many candidates leaves."""
+    return next(reranked for reranked in point.reranked if reranked.candidates == candidates)
+
+
+def frontier(points: Sequence[IndexPoint]) -> list[IndexPoint]:
+    """Returns the Pareto set, fastest first: each finds more than all that are as fast or faster."""
+    kept: list[IndexPoint] = []
+    for point in sorted(points, key=lambda point: (point.p50_ms, -point.recall.mean)):
+        if not kept or point.recall.mean > kept[-1].recall.mean:
+            kept.append(point)
+    return kept
+
+
+def fastest(points: Sequence[IndexPoint], target: float) -> IndexPoint | None:
+    """Returns the one with the lowest median latency whose whole interval reaches a recall, None where none does."""
+    return next((point for point in frontier(points) if point.recall.low >= target), None)
