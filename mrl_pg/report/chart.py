@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor, inf, log
-from typing import TypeAlias
+from math import ceil, floor, inf, log, log10
+from typing import Literal, TypeAlias
 
 Cell: TypeAlias = str | int | float | None
-Ticks: TypeAlias = tuple[tuple[float, str], ...]
 
-# A phone leaves a chart this many pixels, and a character of a tick takes about so many.
-_NARROW, _CHARACTER, _BETWEEN = 270, 7, 8
+# What is missed where nothing is, so that it has a place on an axis of nines.
+NOTHING_MISSED = 0.005
+
+# The narrowest chart has this many pixels, a character of a tick about so many, and texts want so many between them.
+_NARROW, _CHARACTER, _BETWEEN = 190, 7, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +49,39 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Tick:
+    """Where an axis says its value.
+
+    :ivar wide: left out where there is no room for all of them.
+    """
+
+    value: float
+    text: str
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Axis:
     """A scale.
 
-    :ivar ticks: values and what to write there.
-    :ivar log: equal ratios take equal lengths.
+    :ivar scale: ``log``: equal ratios take equal lengths; ``nines``: shares, ever wider towards 1.
     """
 
     name: str
     low: float
     high: float
-    ticks: Ticks
-    log: bool = False
+    ticks: tuple[Tick, ...]
+    scale: Literal["linear", "log", "nines"] = "linear"
 
     def at(self, value: float) -> float:
         """Returns where a value lies, from 0 at the low end to 1 at the high end."""
-        if self.log:
-            return log(value / self.low) / log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+        low, high = self._along(self.low), self._along(self.high)
+        return (self._along(value) - low) / (high - low)
+
+    def _along(self, value: float) -> float:
+        if self.scale == "log":
+            return log(value)
+        return nines(value) if self.scale == "nines" else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +136,18 @@ class Figure:
         return tuple(named.values())
 
 
+def nines(share: float) -> float:
+    """Returns how many nines a share has, roughly: what is missed, on a logarithmic scale that has an end."""
+    return -log10(1 + NOTHING_MISSED - share)
+
+
+def nines_axis(name: str, values: Sequence[float]) -> Axis:
+    """Returns an axis for shares near 1, where choices are made: each step misses about half of the one before."""
+    steps = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1)
+    first = min(sum(step <= min(values) for step in steps) - 1, len(steps) - 4)
+    return Axis(name, steps[first], 1, tuple(Tick(step, f"{step:g}") for step in steps[first:]), "nines")
+
+
 def share_axis(name: str, values: Sequence[float], *, whole: bool = True) -> Axis:
     """Returns an axis between round numbers for shares.
 
@@ -129,16 +158,15 @@ def share_axis(name: str, values: Sequence[float], *, whole: bool = True) -> Axi
     # A value that lies on a tick is not below it, but for errors of rounding.
     last = ceil(round(most / step, 6))
     first = min(floor(round(least / step, 6)), last - 2)
-    ticks = tuple((n * step, f"{n * step:.{1 if step >= 0.1 else 2}f}") for n in range(first, last + 1))
-    return Axis(name, ticks[0][0], ticks[-1][0], ticks)
+    ticks = tuple(Tick(n * step, f"{n * step:.{1 if step >= 0.1 else 2}f}") for n in range(first, last + 1))
+    return Axis(name, ticks[0].value, ticks[-1].value, ticks)
 
 
 def value_axis(name: str, values: Sequence[float]) -> Axis:
-    """Returns a logarithmic axis that says the values themselves, those left out that would not fit on a phone."""
+    """Returns a logarithmic axis that says the values themselves."""
     distinct = sorted(set(values))
     low, high = (distinct[0], distinct[-1]) if len(distinct) > 1 else (distinct[0] / 2, distinct[0] * 2)
-    axis = Axis(name, low, high, tuple((value, f"{value:g}") for value in distinct), log=True)
-    return replace(axis, ticks=_thinned(axis))
+    return _fitted(Axis(name, low, high, tuple(Tick(value, f"{value:g}") for value in distinct), "log"))
 
 
 def log_axis(name: str, values: Sequence[float], units: Sequence[float], label: Callable[[float], str]) -> Axis:
@@ -155,21 +183,24 @@ def log_axis(name: str, values: Sequence[float], units: Sequence[float], label: 
             for unit, following in zip(units, [*units[1:], inf], strict=True)
             for power in range(5)
             for mantissa in mantissas
-            if (tick := mantissa * 10**power * unit) < following and low <= tick <= high
+            # What is nearly one of the next unit is said by that.
+            if (tick := mantissa * 10**power * unit) < following / 1.1 and low <= tick <= high
         ]
         if len(ticks) >= 3:
             break
-    axis = Axis(name, low, high, tuple((tick, label(tick)) for tick in ticks), log=True)
-    return replace(axis, ticks=_thinned(axis))
+    return _fitted(Axis(name, low, high, tuple(Tick(tick, label(tick)) for tick in ticks), "log"))
 
 
-def _thinned(axis: Axis) -> Ticks:
-    """Returns the ticks of a horizontal axis, the last one and before it those that leave a gap between their texts."""
-    kept: list[tuple[float, str]] = []
+def _fitted(axis: Axis) -> Axis:
+    """Returns a horizontal axis whose texts do not run into each other, however narrow it is.
+
+    The last one stays, and before it those that leave a gap.
+    """
+    ticks: list[Tick] = []
     edge = inf
-    for value, text in reversed(axis.ticks):
-        at, half = axis.at(value) * _NARROW, len(text) * _CHARACTER / 2
-        if at + half + _BETWEEN <= edge:
-            kept.append((value, text))
-            edge = at - half
-    return tuple(reversed(kept))
+    for tick in reversed(axis.ticks):
+        at, half = axis.at(tick.value) * _NARROW, len(tick.text) * _CHARACTER / 2
+        fits = at + half + _BETWEEN <= edge
+        edge = at - half if fits else edge
+        ticks.append(replace(tick, wide=not fits))
+    return replace(axis, ticks=tuple(reversed(ticks)))

@@ -43,7 +43,7 @@ LOOKS = {
     "more-1": Look("#aa4586", "#e39ac6", (9, 3, 2, 3), _SQUARE, "s"),
     "more-2": Look("#8a6d00", "#f0e442", (12, 4), _PLUS, "P"),
     "more-3": Look("#1f6f8b", "#7fd3ea", (4, 2), _DOWN, "v"),
-    "frontier": Look("#1f2430", "#e6e8ec", (3, 3), _CIRCLE, "o"),
+    "frontier": Look("#8b93a1", "#7d8695", (), _CIRCLE, "o"),
     "pick": Look("#1f2430", "#e6e8ec", (), _RING, "o"),
 }
 MORE = ("truncate", "rotate", "binary", "more-1", "more-2", "more-3", "random")

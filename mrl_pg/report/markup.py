@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from markupsafe import Markup, escape
 
-
 # Those that have no end.
 _VOID = {"meta", "link"}
 

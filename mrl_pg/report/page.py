@@ -17,7 +17,7 @@ from markupsafe import Markup
 from mrl_pg import __version__
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.report.chart import Cell, Chart, Figure, Table
-from mrl_pg.report.choice import CONTROL, IndexPoint, good_enough
+from mrl_pg.report.choice import CONTROL, DEFAULT_TARGET, IndexPoint, good_enough, searches_of
 from mrl_pg.report.figures import figures
 from mrl_pg.report.looks import LOOKS
 from mrl_pg.report.markup import joined, tag
@@ -25,9 +25,8 @@ from mrl_pg.report.svg import chart_svg, legend
 from mrl_pg.report.table import html_table, to_csv
 from mrl_pg.report.tasks import starting_points
 from mrl_pg.report.units import figure, size
-from mrl_pg.report.words import comparison, latency, verdict
+from mrl_pg.report.words import comparison, evidence, latency, verdict
 
-DEFAULT_TARGET = 0.95
 # Recalls to say the smallest index for, besides the one that is wanted.
 _TARGETS = (0.9, 0.95, 0.98, 0.99)
 
@@ -37,18 +36,19 @@ def report_html(
     *,
     table: str = "",
     target: float = DEFAULT_TARGET,
-    measured: Sequence[IndexPoint] = (),
+    measured: Sequence[IndexPoint] | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> str:
     """Returns the report of an evaluation as HTML that loads nothing: charts, their tables, and what they say.
 
     :param table: what was evaluated, for the title.
     :param target: the recall that is wanted.
-    :param measured: searches through real indexes; their chart is left out without any.
+    :param measured: searches through real indexes; those of the evaluation if None, and no chart without any.
     :param settings: what else it takes to repeat it, by name: the command, the versions of server and pgvector, the
         model; shown beside what the evaluation knows. Versions and machine are those of :func:`environment` unless
         they are among them.
     """
+    measured = searches_of(evaluation) if measured is None else measured
     shown = figures(evaluation, measured, target=target)
     script, style = _resource("report.js"), _resource("report.css") + _looks()
     title = f"Prefixes of {table}" if table else "Prefixes of an embedding"
@@ -72,7 +72,9 @@ def report_html(
     body = [
         tag("header", tag("h1", title), tag("p", _subtitle(evaluation), class_="soft"), _contents(shown)),
         tag("main", *sections),
-        tag("footer", "Made by mrl-pg. Nothing in this file is loaded from elsewhere.", _download(evaluation, measured)),
+        tag(
+            "footer", "Made by mrl-pg. Nothing in this file is loaded from elsewhere.", _download(evaluation, measured)
+        ),
         tag("script", Markup(script)),  # noqa: S704
     ]
     return f"<!doctype html>\n{tag('html', tag('head', joined(head)), tag('body', joined(body)), lang='en')}\n"
@@ -92,7 +94,7 @@ def environment() -> dict[str, str]:
 def _subtitle(evaluation: Evaluation) -> str:
     of = f" of {evaluation.table_rows:,}" if evaluation.table_rows > evaluation.rows else ""
     return (
-        f"{evaluation.rows:,}{of} rows, {evaluation.queries:,} queries, {evaluation.full_dims:,} dims, "
+        f"{evaluation.rows:,}{of} rows, {evaluation.queries:,} queries, {evaluation.full_dims} dims, "
         f"{evaluation.distance} distance, k = {evaluation.k}"
     )
 
@@ -107,7 +109,7 @@ def _contents(shown: Sequence[Figure]) -> Markup:
 
 def _summary(evaluation: Evaluation, target: float, measured: Sequence[IndexPoint]) -> Markup:
     """Returns what the figures say, and what to know about them."""
-    said = [tag("p", verdict(evaluation, target), class_="verdict")]
+    said = [tag("p", verdict(evaluation, target), class_="verdict"), tag("p", evidence(evaluation, target))]
     if measured:
         said.append(tag("p", latency(evaluation, measured, target)))
     said += [tag("p", sentence) for sentence in comparison(evaluation)]
@@ -125,7 +127,9 @@ def _summary(evaluation: Evaluation, target: float, measured: Sequence[IndexPoin
 
 def _figure(one: Figure) -> Markup:
     """Returns a figure with its legend, its charts and its table."""
-    panels = {1: "panels one", 2: "panels two"}.get(len(one.charts), "panels")
+    charts = len(one.charts)
+    # With three in a row one would be left over.
+    panels = {1: "panels one", 2: "panels two"}.get(charts, "panels four" if charts % 3 == 1 else "panels")
     return tag(
         "section",
         tag("h2", one.title),
@@ -187,7 +191,7 @@ def _tasks(evaluation: Evaluation, target: float) -> Markup:
             tag("h3", start.task),
             tag("p", start.why, class_="soft"),
             tag("p", start.take, class_="take"),
-            tag("p", "Measured: ", start.measured, "."),
+            tag("p", start.measured),
             class_="task",
         )
         for start in starting_points(evaluation, target)
@@ -214,7 +218,7 @@ def _settings(evaluation: Evaluation, settings: Mapping[str, object]) -> Markup:
         "rows compared": f"{evaluation.rows:,}",
         "rows of the table": f"{evaluation.table_rows:,}",
         "queries": f"{evaluation.queries:,}",
-        "full_dims": f"{evaluation.full_dims:,}",
+        "full_dims": evaluation.full_dims,
         "distance": evaluation.distance,
         "k": evaluation.k,
         "kinds": ", ".join(dict.fromkeys(point.kind for point in points)),

@@ -48,14 +48,15 @@ def chart_svg(chart: Chart, *, label: str) -> Markup:
 def _grid(chart: Chart) -> Markup:
     """Returns the lines and texts of the axes, and the rules."""
     parts: list[Markup] = []
-    for value, text in chart.y.ticks:
-        y = _percent(1 - chart.y.at(value))
+    for tick in chart.y.ticks:
+        y = _percent(1 - chart.y.at(tick.value))
         parts.append(tag("line", x1=0, x2="100%", y1=y, y2=y))
-        parts.append(tag("text", text, x=-8, y=y, dy="0.35em", text_anchor="end"))
-    for value, text in chart.x.ticks:
-        x = _percent(chart.x.at(value))
+        parts.append(tag("text", tick.text, x=-8, y=y, dy="0.35em", text_anchor="end"))
+    for tick in chart.x.ticks:
+        x = _percent(chart.x.at(tick.value))
+        wide = "wide" if tick.wide else None
         parts.append(tag("line", x1=x, x2=x, y1=0, y2="100%"))
-        parts.append(tag("text", text, x=x, y="100%", dy="19", text_anchor="middle"))
+        parts.append(tag("text", tick.text, x=x, y="100%", dy="19", text_anchor="middle", class_=wide))
     for rule in chart.rules:
         if rule.upright:
             x = _percent(chart.x.at(rule.value))
@@ -64,7 +65,7 @@ def _grid(chart: Chart) -> Markup:
         else:
             y = _percent(1 - chart.y.at(rule.value))
             parts.append(tag("line", x1=0, x2="100%", y1=y, y2=y, class_="rule"))
-            parts.append(tag("text", rule.name, x="100%", y=y, dx=-2, dy=-6, text_anchor="end", class_="ruled"))
+            parts.append(tag("text", rule.name, x=0, y=y, dx=6, dy=-6, class_="ruled"))
     return tag("g", *parts, class_="grid", aria_hidden="true")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
@@ -12,20 +13,20 @@ from markupsafe import Markup
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.metrics import Summary
 from mrl_pg.report.chart import Cell, Table
-from mrl_pg.report.choice import IndexPoint
+from mrl_pg.report.choice import IndexPoint, searches_of
 from mrl_pg.report.markup import tag
-from mrl_pg.report.units import share
+from mrl_pg.report.units import count, share
 
 # All there can be, in their order.
 _COLUMNS = (
-    *("source", "kind", "dims", "prefix", "candidates", "ef_search"),
+    *("source", "kind", "dims", "prefix", "candidates", "ef_search", "filter", "selectivity", "clients"),
     *(
         f"{name}_{field.name}"
         for name in ("recall", "overlap", "spearman", "ndcg_10", "relevant_recall")
         for field in fields(Summary)
     ),
     *("kept", "column_bytes", "index_bytes", "build_memory_bytes", "build_seconds"),
-    *("p50_ms", "p95_ms", "p99_ms", "qps"),
+    *("received_mean", "p50_ms", "p95_ms", "p99_ms", "qps"),
 )
 
 
@@ -51,15 +52,15 @@ def cell_text(cell: Cell) -> str:
         return "–"
     if isinstance(cell, float):
         return share(cell)
-    return f"{cell:,}" if isinstance(cell, int) else cell
+    return count(cell) if isinstance(cell, int) else cell
 
 
-def to_csv(evaluation: Evaluation, measured: Sequence[IndexPoint] = ()) -> str:
+def to_csv(evaluation: Evaluation, measured: Sequence[IndexPoint] | None = None) -> str:
     """Returns all figures as CSV, in full precision: a line for each prefix alone, each rerank and each index setting.
 
     ``source`` is ``scan`` or ``index``; what does not apply to a line is left empty. Costs are for ``table_rows``.
 
-    :param measured: searches through real indexes.
+    :param measured: searches through real indexes; those of the evaluation if None.
     """
     lines: list[dict[str, object]] = []
     if evaluation.relevance:
@@ -110,13 +111,17 @@ def to_csv(evaluation: Evaluation, measured: Sequence[IndexPoint] = ()) -> str:
             "prefix": point.prefix,
             "candidates": point.candidates,
             "ef_search": point.ef_search,
+            "filter": None if point.filter is None else json.dumps(point.filter, ensure_ascii=False, default=str),
+            "selectivity": point.selectivity,
+            "clients": point.clients,
             **_summary("recall", point.recall),
+            "received_mean": point.received.mean,
             "p50_ms": point.p50_ms,
             "p95_ms": point.p95_ms,
             "p99_ms": point.p99_ms,
             "qps": point.qps,
         }
-        for point in measured
+        for point in (searches_of(evaluation) if measured is None else measured)
     ]
     known = {key for line in lines for key in line}
     written = io.StringIO()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mrl_pg.evaluation import Evaluation, Point
 from mrl_pg.metrics import Summary
 from mrl_pg.report.choice import CONTROL, Choice, choices, usual_candidates
-from mrl_pg.report.units import figure, share
+from mrl_pg.report.units import figure, percent, share
 
 # What has to be reached to be a start. Chosen by us, from what each task can live without; not measured on any task.
 _WORST_5_PERCENT, _NEIGHBOURS, _RANKS, _OF_WHOLE = 0.9, 0.8, 0.9, 0.99
@@ -20,7 +20,7 @@ class Start:
 
     :ivar why: what matters to it.
     :ivar take: the prefix to try first; that none was good enough, where none was.
-    :ivar measured: the figure that says so.
+    :ivar measured: the figure that says so, a sentence.
     """
 
     task: str
@@ -66,8 +66,8 @@ def starting_points(evaluation: Evaluation, target: float) -> list[Start]:
             "Several languages",
             "Languages may differ in what a prefix keeps of them, and a mean hides it.",
             answering[0],
-            "not by language: evaluate with the queries of one language at a time, and take the dims of the one that "
-            "needs most",
+            "Not measured by language: evaluate with the queries of one language at a time, and take what the one that "
+            "needs most needs.",
         ),
     ]
 
@@ -93,7 +93,7 @@ def _answering(evaluation: Evaluation, target: float) -> tuple[str, str]:
             f"recall@{evaluation.k} {figure(choice.reranked.recall)}; nDCG@10 {share(ndcg(choice))}, the whole "
             f"embedding {figure(exact.ndcg_10)}"
         ),
-        f"recall@{evaluation.k} ≥ {target:g} with its whole interval and {_OF_WHOLE:.0%} of the nDCG@10",
+        f"recall@{evaluation.k} ≥ {target:g} with its whole interval and {percent(_OF_WHOLE)} of the nDCG@10",
     )
 
 
@@ -105,8 +105,11 @@ def _reranked(
     found = sorted(choices(evaluation), key=lambda choice: (choice.reranked.candidates > usual, choice.cost))
     choice = next(filter(enough, found), None)
     if not choice:
-        return "nothing measured is enough", f"none reaches {floor}"
-    return f"{choice.point.kind}, {choice.point.dims} dims, {choice.reranked.candidates} candidates", says(choice)
+        return "nothing measured is enough", f"None reaches {floor}."
+    return (
+        f"{choice.point.kind}, {choice.point.dims} dims, {choice.reranked.candidates} candidates",
+        f"Measured: {says(choice)}.",
+    )
 
 
 def _alone(evaluation: Evaluation, summary: Callable[[Point], Summary], name: str, floor: float) -> tuple[str, str]:
@@ -116,11 +119,11 @@ def _alone(evaluation: Evaluation, summary: Callable[[Point], Summary], name: st
     )
     point = next((point for point in points if summary(point).low >= floor), None)
     if point:
-        return f"{point.kind}, {point.dims} dims", f"{name} {figure(summary(point))}"
+        return f"{point.kind}, {point.dims} dims", f"Measured: {name} {figure(summary(point))}."
     if not points:
-        return "nothing measured is enough", "only the control was measured"
+        return "nothing measured is enough", "Only the control was measured."
     most = max(points, key=lambda point: summary(point).mean)
     return (
         "nothing measured is enough: take the whole embedding",
-        f"best {name} {figure(summary(most))}, {most.kind} with {most.dims} dims; wanted {floor}",
+        f"The best {name} is {figure(summary(most))}, of {most.kind} with {most.dims} dims; wanted is {floor}.",
     )

@@ -30,6 +30,16 @@ def milliseconds(number: float) -> str:
     return f"{number:.3g}"
 
 
+def count(number: int) -> str:
+    """Returns a whole number; four digits are read without a comma."""
+    return f"{number:,}" if number >= 10_000 else str(number)
+
+
+def percent(share: float) -> str:
+    """Returns a share in percent, without decimals."""
+    return f"{share * 100:.0f} %"
+
+
 def share(number: float) -> str:
     """Returns a share with three decimals."""
     return f"{number:.3f}"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from mrl_pg.evaluation import Evaluation, Point
 from mrl_pg.metrics import Summary
-from mrl_pg.report.choice import CONTROL, Choice, IndexPoint, at, best, fastest, good_enough, usual_candidates
-from mrl_pg.report.units import duration, figure, interval, listed, share, size
+from mrl_pg.report.choice import CONTROL, Choice, IndexPoint, alike, at, best, fastest, good_enough, usual_candidates
+from mrl_pg.report.units import duration, figure, interval, listed, percent, share, size
 
 # Dims at which kinds are compared, where they were measured: long enough to be used, short enough to differ.
 _COMPARED_AT = 256
@@ -16,28 +16,32 @@ _SMALL = 0.05
 
 
 def verdict(evaluation: Evaluation, target: float) -> str:
-    """Returns which prefix is good enough for a recall, and how sure that is."""
-    k, choice = evaluation.k, good_enough(evaluation, target)
+    """Returns which prefix is good enough for a recall, in one sentence."""
+    choice, most = good_enough(evaluation, target), best(evaluation)
     if choice:
-        recall = choice.reranked.recall
-        return (
-            f"Good enough for recall@{k} of {target:g}: {describe(choice)}. It finds {share(recall.mean)} of the exact "
-            f"top {k} (95 % interval {interval(recall)}, {recall.queries:,} queries); {_tail(recall)} Its index takes "
-            f"{_cost(evaluation, choice)}."
-        )
-    most = best(evaluation)
-    if not most:
-        return "Only the control was measured, random dims, which says nothing on what to build."
-    recall = most.reranked.recall
-    doubt = (
-        "Its mean reaches the target, its interval does not: more queries may tell."
-        if recall.mean >= target
-        else "Measure more candidates or more dims."
+        return f"Good enough for recall@{evaluation.k} of {target:g}: {describe(choice)}."
+    if most:
+        return f"Nothing measured reaches recall@{evaluation.k} of {target:g} for sure. The best is {describe(most)}."
+    return "Only the control was measured, random dims, which says nothing on what to build."
+
+
+def evidence(evaluation: Evaluation, target: float) -> str:
+    """Returns how sure the verdict is, and what it costs; empty where there is none."""
+    k, enough = evaluation.k, good_enough(evaluation, target)
+    choice = enough or best(evaluation)
+    if not choice:
+        return ""
+    recall = choice.reranked.recall
+    found = (
+        f"Among the {evaluation.rows:,} rows compared it finds {share(recall.mean)} of the exact top {k} (95 % interval "
+        f"{interval(recall)}, {recall.queries:,} queries); one query in twenty finds {share(recall.p5)} or less, the worst {share(recall.worst)}. "
+        f"Its index takes {_cost(evaluation, choice)}."
     )
-    return (
-        f"Nothing measured reaches recall@{k} of {target:g} for sure. The best is {describe(most)}: "
-        f"{figure(recall)} over {recall.queries:,} queries. {doubt}"
-    )
+    if enough:
+        return found
+    if recall.mean >= target:
+        return f"{found} The mean reaches the target, the interval does not: more queries may tell."
+    return f"{found} Measure more candidates or more dims."
 
 
 def comparison(evaluation: Evaluation) -> list[str]:
@@ -69,11 +73,11 @@ def latency(evaluation: Evaluation, measured: Sequence[IndexPoint], target: floa
     chosen = fastest(measured, target)
     if chosen:
         return (
-            f"Through the index: {chosen.prefix} with {chosen.candidates} candidates and ef_search {chosen.ef_search} is "
-            f"the fastest measured that reaches {target:g}: {figure(chosen.recall)} at a median of {chosen.p50_ms:.2f} "
-            f"ms (p95 {chosen.p95_ms:.2f} ms)."
+            f"Through the index, {chosen.prefix} with {chosen.candidates} candidates and ef_search {chosen.ef_search} "
+            f"is the fastest measured that reaches {target:g}: {figure(chosen.recall)} at a median of "
+            f"{chosen.p50_ms:.2f} ms (p95 {chosen.p95_ms:.2f} ms)."
         )
-    most = max(measured, key=lambda point: (point.recall.mean, -point.p50_ms))
+    most = max(alike(measured)[0], key=lambda point: (point.recall.mean, -point.p50_ms))
     return (
         f"Through the index nothing measured reaches {target:g} for sure; {most.prefix} with {most.candidates} "
         f"candidates and ef_search {most.ef_search} finds most: {figure(most.recall)} at {most.p50_ms:.2f} ms."
@@ -101,7 +105,7 @@ def _against_control(truncate: Point, control: Point) -> str:
         told = "the order of the dims counts for little here"
     else:
         told = "the model puts more into its first dims, as a Matryoshka model should"
-    kept = "" if truncate.kept is None else f"; they hold {truncate.kept:.0%} of the squared norm"
+    kept = "" if truncate.kept is None else f"; they hold {percent(truncate.kept)} of the squared norm"
     return (
         f"The first {truncate.dims} dims (truncate) against as many at random, the control: "
         f"{truncate.recall.mean - control.recall.mean:+.3f}; {told}{kept}."
@@ -116,7 +120,7 @@ def _rotation(evaluation: Evaluation, rotate: Point, truncate: Point) -> str:
     if rotate.recall.mean < truncate.recall.mean:
         return f"{sample} finds less than plain truncation at {truncate.dims} dims, so it is not worth learning."
     enough = min(p.dims for p in evaluation.points if p.kind == "rotate" and p.recall.mean >= truncate.recall.mean)
-    kept = "" if rotate.kept is None else f" It holds {rotate.kept:.0%} of the squared norm in {rotate.dims} dims."
+    kept = "" if rotate.kept is None else f" It holds {percent(rotate.kept)} of the squared norm in {rotate.dims} dims."
     if enough < truncate.dims:
         return f"{sample} finds with {enough} dims at least what truncation finds with {truncate.dims}.{kept}"
     return f"{sample} finds {rotate.recall.mean - truncate.recall.mean:+.3f} at {truncate.dims} dims.{kept}"
@@ -127,7 +131,7 @@ def _binary(evaluation: Evaluation, candidates: int) -> str:
     point = max((point for point in evaluation.points if point.kind == "binary"), key=lambda point: point.dims)
     stored = point.footprint.column_bytes
     return (
-        f"The signs of {point.dims:,} dims (binary) take {stored:,} bytes a row, as much as about "
+        f"The signs of {point.dims} dims (binary) take {stored} bytes a row, as much as about "
         f"{max(stored - 8, 2) // 2} dims as halfvec, and find {figure(point.recall)} alone, "
         f"{figure(at(point, candidates).recall)} after reranking {candidates} candidates."
     )
@@ -143,11 +147,6 @@ def _compared(evaluation: Evaluation) -> dict[str, Point]:
 
 def _far(dims: int) -> float:
     return max(dims / _COMPARED_AT, _COMPARED_AT / dims)
-
-
-def _tail(recall: Summary) -> str:
-    """Returns what the mean hides."""
-    return f"one query in twenty finds {share(recall.p5)} or less, the worst {share(recall.worst)}."
 
 
 def _cost(evaluation: Evaluation, choice: Choice) -> str:

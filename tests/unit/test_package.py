@@ -20,7 +20,7 @@ LAYERS = [
     ["documents"],
     ["sqlalchemy", "psycopg"],
     ["backfill", "embedding", "evaluate"],
-    ["evaluation"],
+    ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
     ["statements", "embed", "queries", "relevance", "scan"],
     ["footprint", "metrics", "views"],
     ["registry", "vectors"],

@@ -1,0 +1,106 @@
+"""The figure of searches through real indexes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from mrl_pg.report.chart import Axis, Cell, Chart, Figure, Mark, Rule, Series, Table, log_axis, nines_axis
+from mrl_pg.report.choice import IndexPoint, alike, fastest, frontier
+from mrl_pg.report.looks import MORE
+from mrl_pg.report.marks import SPREAD, spread
+from mrl_pg.report.units import MS_UNITS, figure, milliseconds, percent
+
+# A filter that is longer than this is cut in titles.
+_MAX_FILTER = 60
+
+
+def recall_by_latency(measured: Sequence[IndexPoint], k: int, target: float) -> Figure:
+    """Returns the recall of searches through real indexes beside their latency, a chart for each filter.
+
+    :param measured: at least one.
+    :param target: the recall that is wanted.
+    """
+    y = nines_axis(f"recall@{k}", [min(point.recall.low, target) for point in measured])
+    x = log_axis("median latency, ms", [point.p50_ms for point in measured], MS_UNITS, milliseconds)
+    # A prefix looks the same in every chart.
+    looks = {prefix: MORE[n % len(MORE)] for n, prefix in enumerate(dict.fromkeys(p.prefix for p in measured))}
+    groups = alike(measured)
+    chosen = fastest(measured, target)
+    optimal = {id(point) for group in groups for point in frontier(group)}
+    titles = [_title(group[0], len({point.clients for point in measured}) > 1) for group in groups]
+    rows: list[tuple[Cell, ...]] = [
+        (
+            *(point.prefix, _filter(point), point.clients, point.candidates, f"{point.received.mean:.0f}"),
+            *(point.ef_search, *spread(point.recall)),
+            *(f"{point.p50_ms:.2f}", f"{point.p95_ms:.2f}", f"{point.p99_ms:.2f}", f"{point.qps:,.0f}"),
+            "recommended" if point is chosen else "Pareto" if id(point) in optimal else "",
+        )
+        for group in groups
+        for point in group
+    ]
+    return Figure(
+        "recall-by-latency",
+        "Recall and latency through the index",
+        "Searches on the real table, a mark for each setting of candidates and ef_search. Nothing measured found more "
+        "in less time than the Pareto set. Up and to the left is better.",
+        tuple(
+            _chart("" if len(groups) == 1 else title, group, chosen, x, y, k, target, looks)
+            for title, group in zip(titles, groups, strict=True)
+        ),
+        Table(
+            (
+                *("prefix", "filter", "clients", "candidates", "received", "ef_search", f"recall@{k}", *SPREAD),
+                *("p50 ms", "p95 ms", "p99 ms", "searches/s", "choice"),
+            ),
+            tuple(rows),
+        ),
+    )
+
+
+def _chart(
+    title: str,
+    points: Sequence[IndexPoint],
+    chosen: IndexPoint | None,
+    x: Axis,
+    y: Axis,
+    k: int,
+    target: float,
+    looks: dict[str, str],
+) -> Chart:
+    """Returns the chart of points that are alike."""
+
+    def mark(point: IndexPoint) -> Mark:
+        return Mark(point.p50_ms, point.recall.mean, _tip(point, k))
+
+    optimal = tuple(Mark(point.p50_ms, point.recall.mean) for point in frontier(points))
+    series = [Series("Pareto set", "frontier", optimal, dots=False)]
+    for prefix, look in looks.items():
+        of_prefix = tuple(mark(point) for point in points if point.prefix == prefix)
+        if of_prefix:
+            series.append(Series(prefix, look, of_prefix, line=False))
+    if any(point is chosen for point in points) and chosen:
+        series.append(Series("recommended", "pick", (mark(chosen),), line=False))
+    return Chart(title, x, y, tuple(series), (Rule(f"target {target:g}", target),))
+
+
+def _title(point: IndexPoint, with_clients: bool) -> str:
+    """Returns what sets a group of points apart."""
+    kept = f", keeps {percent(point.selectivity)}" if point.filter is not None else ""
+    clients = f", {point.clients} client{'s' if point.clients > 1 else ''}" if with_clients else ""
+    return f"{f'Filter {_filter(point)}' if point.filter is not None else 'No filter'}{kept}{clients}"
+
+
+def _filter(point: IndexPoint) -> str:
+    if point.filter is None:
+        return "–"
+    text = json.dumps(point.filter, ensure_ascii=False, default=str)
+    return text if len(text) <= _MAX_FILTER else f"{text[: _MAX_FILTER - 1]}…"
+
+
+def _tip(point: IndexPoint, k: int) -> str:
+    return (
+        f"{point.prefix}: {point.candidates} candidates, ef_search {point.ef_search}\n"
+        f"recall@{k} {figure(point.recall)}\n"
+        f"p50 {point.p50_ms:.2f} ms, p95 {point.p95_ms:.2f} ms, {point.qps:,.0f} searches/s"
+    )
