@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png")
 # Inches of a chart, and the most charts in a row: two columns of a paper are about seven inches wide.
 _WIDE, _NARROW, _HIGH, _IN_A_ROW = 4.8, 3.4, 2.7, 3
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 9,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "mrl-pg",  # the same figures make the same file
     "axes.spines.top": False,
@@ -81,11 +82,13 @@ def _draw(one: Figure) -> Any:
         _chart(axes, chart)
     for axes in panels[len(one.charts) :]:
         axes.set_axis_off()
-    handles = {
-        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    named = [series.name for series in one.legend]
-    drawn.legend([handles[name] for name in named], named, loc="outside upper center", ncols=4, frameon=False)
+    handles = {}
+    for axes in panels:
+        handles.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
+    names = [series.name for series in one.legend]
+    # An inch of a legend holds about a dozen characters.
+    fitting = max(1, int(width * 12 / (max(map(len, names)) + 8)))
+    drawn.legend([handles[name] for name in names], names, loc="outside upper center", ncols=fitting, frameon=False)
     return drawn
 
 
