@@ -12,8 +12,10 @@ Cell: TypeAlias = str | int | float | None
 # What is missed where nothing is, so that it has a place on an axis of nines.
 NOTHING_MISSED = 0.005
 
-# The narrowest chart has this many pixels, a character of a tick about so many, and texts want so many between them.
-_NARROW, _CHARACTER, _BETWEEN = 190, 7, 6
+# The narrowest chart has this many pixels; from so many on (see report.css) it is a wide one.
+_NARROW, _WIDE = 190, 420
+# A character of a tick takes about so many, and texts want so many between them.
+_CHARACTER, _BETWEEN = 7, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Series:
 class Tick:
     """Where an axis says its value.
 
-    :ivar wide: left out where there is no room for all of them.
+    :ivar wide: left out where there is not much room.
     """
 
     value: float
@@ -192,15 +194,19 @@ def log_axis(name: str, values: Sequence[float], units: Sequence[float], label: 
 
 
 def _fitted(axis: Axis) -> Axis:
-    """Returns a horizontal axis whose texts do not run into each other, however narrow it is.
+    """Returns a horizontal axis whose texts do not run into each other, however narrow it is."""
+    wide = _apart(axis, axis.ticks, _WIDE)
+    narrow = _apart(axis, wide, _NARROW)
+    return replace(axis, ticks=tuple(replace(tick, wide=tick not in narrow) for tick in wide))
 
-    The last one stays, and before it those that leave a gap.
-    """
-    ticks: list[Tick] = []
+
+def _apart(axis: Axis, ticks: Sequence[Tick], width: int) -> list[Tick]:
+    """Returns the last one of some ticks, and before it those that leave a gap on so many pixels."""
+    kept: list[Tick] = []
     edge = inf
-    for tick in reversed(axis.ticks):
-        at, half = axis.at(tick.value) * _NARROW, len(tick.text) * _CHARACTER / 2
-        fits = at + half + _BETWEEN <= edge
-        edge = at - half if fits else edge
-        ticks.append(replace(tick, wide=not fits))
-    return replace(axis, ticks=tuple(reversed(ticks)))
+    for tick in reversed(ticks):
+        at, half = axis.at(tick.value) * width, len(tick.text) * _CHARACTER / 2
+        if at + half + _BETWEEN <= edge:
+            kept.insert(0, tick)
+            edge = at - half
+    return kept

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.report.choice import DEFAULT_TARGET
+from mrl_pg.report.document import report_html
 from mrl_pg.report.markup import tag
-from mrl_pg.report.page import report_html
 from mrl_pg.report.words import verdict
 
 

@@ -33,9 +33,9 @@ def evidence(evaluation: Evaluation, target: float) -> str:
         return ""
     recall = choice.reranked.recall
     found = (
-        f"Of the exact top {k} among the {evaluation.rows:,} rows compared it finds {share(recall.mean)} (95 % interval "
-        f"{interval(recall)}, {recall.queries:,} queries); one query in twenty finds {share(recall.p5)} or less, the "
-        f"worst {share(recall.worst)}. Its index takes {_cost(evaluation, choice)}."
+        f"Of the exact top {k} among the {evaluation.rows:,} rows compared it finds {share(recall.mean)} (95 % "
+        f"interval {interval(recall)}, {recall.queries:,} queries); one query in twenty finds {share(recall.p5)} or "
+        f"less, the worst {share(recall.worst)}. Its index takes {_cost(evaluation, choice)}."
     )
     if enough:
         return found
