@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.metrics import RESAMPLES
 from mrl_pg.report.chart import Cell, Table
-from mrl_pg.report.choice import CONTROL, DEFAULT_TARGET, IndexPoint, good_enough, searches_of
+from mrl_pg.report.choice import CONTROL, DEFAULT_TARGET, IndexPoint, best, good_enough, searches_of
 from mrl_pg.report.figures import figures
 from mrl_pg.report.markup import tag
 from mrl_pg.report.page import Section, figure_section, page_html, settings_section
@@ -40,7 +40,7 @@ def report_html(
     sections = [
         _words(evaluation, target, measured),
         *(figure_section(one) for one in figures(evaluation, measured, target=target)),
-        _enough(evaluation, target),
+        *([_enough(evaluation, target)] if best(evaluation) else []),
         _tasks(evaluation, target),
         settings_section({**(settings or {}), **_settings(evaluation)}),
     ]

@@ -47,7 +47,7 @@ def recall_by_dims(evaluation: Evaluation) -> Figure:
     k, points = evaluation.k, evaluation.points
     y = share_axis(f"recall@{k}", [point.recall.low for point in points])
     x = value_axis("dims", [point.dims for point in points])
-    series = by_kind(points, lambda p: [summary_mark(p.dims, p.recall, f"{prefix_name(p)}: recall@{k}")])
+    series = by_kind(points, lambda p: [summary_mark(p.dims, p.recall, prefix_name(p), f"recall@{k}")])
     compared = (f"overlap@{k}", "95 % interval", f"Spearman over top {evaluation.top}", "95 % interval")
     return Figure(
         "recall-by-dims",
@@ -71,7 +71,7 @@ def recall_by_candidates(evaluation: Evaluation) -> Figure:
 
     def marks(point: Point) -> list[Mark]:
         return [
-            summary_mark(r.candidates, r.recall, f"{prefix_name(point)}, {r.candidates} candidates: recall@{k}")
+            summary_mark(r.candidates, r.recall, f"{prefix_name(point)}, {r.candidates} candidates", f"recall@{k}")
             for r in point.reranked
         ]
 
@@ -103,7 +103,7 @@ def recall_by_cost(evaluation: Evaluation) -> Figure:
         def marks(point: Point) -> list[Mark]:
             recall = at(point, candidates).recall
             costs = f"{size(point.footprint.index_bytes)}, built in {duration(point.footprint.build_seconds)}"
-            tip = f"{prefix_name(point)}: index {costs}\nrecall@{k} {figure(recall)}"
+            tip = f"{prefix_name(point)}\nindex {costs}\nrecall@{k} {figure(recall)}"
             return [Mark(cost(point.footprint), recall.mean, tip, recall.low, recall.high)]
 
         rules = (Rule("whole embedding, halfvec", cost(whole), upright=True),) if whole else ()
@@ -147,7 +147,7 @@ def relevance_by_dims(evaluation: Evaluation, exact: Relevance) -> Figure:
 
     def chart(title: str, found: Mapping[int, Relevance]) -> Chart:
         def marks(point: Point) -> list[Mark]:
-            return [summary_mark(point.dims, found[id(point)].ndcg_10, f"{prefix_name(point)}: {name}")]
+            return [summary_mark(point.dims, found[id(point)].ndcg_10, prefix_name(point), name)]
 
         return Chart(title, x, y, by_kind(points, marks), (Rule("whole embedding", exact.ndcg_10.mean),))
 

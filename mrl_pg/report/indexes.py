@@ -28,33 +28,34 @@ def recall_by_latency(measured: Sequence[IndexPoint], k: int, target: float) -> 
     groups = alike(measured)
     chosen = fastest(measured, target)
     optimal = {id(point) for group in groups for point in frontier(group)}
-    titles = [_title(group[0], len({point.clients for point in measured}) > 1) for group in groups]
+    filtered, clients = any(point.filter is not None for point in measured), len({p.clients for p in measured}) > 1
+    titles = [_title(group[0], clients) if len(groups) > 1 else "" for group in groups]
     rows: list[tuple[Cell, ...]] = [
         (
-            *(point.prefix, _filter(point), point.clients, point.candidates, f"{point.received.mean:.0f}"),
-            *(point.ef_search, *spread(point.recall)),
+            point.prefix,
+            *([_filter(point)] if filtered else []),
+            *([point.clients] if clients else []),
+            *(point.candidates, point.ef_search, *spread(point.recall), f"{point.received.mean:.0f}"),
             *(f"{point.p50_ms:.2f}", f"{point.p95_ms:.2f}", f"{point.p99_ms:.2f}", f"{point.qps:,.0f}"),
-            "recommended" if point is chosen else "Pareto" if id(point) in optimal else "",
+            "recommended" if point is chosen else "Pareto set" if id(point) in optimal else "",
         )
         for group in groups
         for point in group
     ]
+    columns = (
+        *("prefix", *(["filter"] if filtered else []), *(["clients"] if clients else [])),
+        *("candidates", "ef_search", f"recall@{k}", *SPREAD, "received"),
+        *("p50 ms", "p95 ms", "p99 ms", "searches/s", "choice"),
+    )
     return Figure(
         "recall-by-latency",
         "Recall and latency through the index",
         "Searches on the real table, a mark for each setting of candidates and ef_search. Nothing measured found more "
         "in less time than the Pareto set. Up and to the left is better.",
         tuple(
-            _chart("" if len(groups) == 1 else title, group, chosen, x, y, k, target, looks)
-            for title, group in zip(titles, groups, strict=True)
+            _chart(title, group, chosen, x, y, k, target, looks) for title, group in zip(titles, groups, strict=True)
         ),
-        Table(
-            (
-                *("prefix", "filter", "clients", "candidates", "received", "ef_search", f"recall@{k}", *SPREAD),
-                *("p50 ms", "p95 ms", "p99 ms", "searches/s", "choice"),
-            ),
-            tuple(rows),
-        ),
+        Table(columns, tuple(rows)),
     )
 
 
@@ -100,7 +101,7 @@ def _filter(point: IndexPoint) -> str:
 
 def _tip(point: IndexPoint, k: int) -> str:
     return (
-        f"{point.prefix}: {point.candidates} candidates, ef_search {point.ef_search}\n"
+        f"{point.prefix}\n{point.candidates} candidates, ef_search {point.ef_search}\n"
         f"recall@{k} {figure(point.recall)}\n"
         f"p50 {point.p50_ms:.2f} ms, p95 {point.p95_ms:.2f} ms, {point.qps:,.0f} searches/s"
     )

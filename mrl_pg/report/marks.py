@@ -13,9 +13,13 @@ from mrl_pg.report.units import figure, interval, share
 SPREAD = ("95 % interval", "5th percentile", "worst query")
 
 
-def summary_mark(x: float, summary: Summary, what: str) -> Mark:
-    """Returns a mean with its interval, and what to say where it is pointed at."""
-    tip = f"{what} {figure(summary)}\n5th percentile {share(summary.p5)}, worst query {share(summary.worst)}"
+def summary_mark(x: float, summary: Summary, of: str, name: str) -> Mark:
+    """Returns a mean with its interval, and what to say where it is pointed at.
+
+    :param of: what it is a figure of.
+    :param name: of the figure.
+    """
+    tip = f"{of}\n{name} {figure(summary)}\n5th percentile {share(summary.p5)}, worst query {share(summary.worst)}"
     return Mark(x, summary.mean, tip, summary.low, summary.high)
 
 

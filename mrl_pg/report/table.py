@@ -28,6 +28,7 @@ _COLUMNS = (
     *("kept", "column_bytes", "index_bytes", "build_memory_bytes", "build_seconds"),
     *("received_mean", "p50_ms", "p95_ms", "p99_ms", "qps"),
 )
+_NOTHING = "–"
 
 
 def html_table(table: Table, caption: str) -> Markup:
@@ -35,12 +36,18 @@ def html_table(table: Table, caption: str) -> Markup:
 
     :param caption: what it is, for those who do not see what stands around it.
     """
-    numeric = [all(isinstance(row[n], int | float | None) for row in table.rows) for n in range(len(table.columns))]
+    texts = [[cell_text(cell) for cell in row] for row in table.rows]
+    # Numbers end at the same place, whether they have a unit or not.
+    numeric = [all(text == _NOTHING or text[:1].isdigit() for text in column) for column in zip(*texts, strict=True)]
     classes = ["number" if number else None for number in numeric]
     head = tag("tr", *(tag("th", c, scope="col", class_=k) for c, k in zip(table.columns, classes, strict=True)))
     body = [
-        tag("tr", *(tag("td", cell_text(cell), class_=k) for cell, k in zip(row, classes, strict=True)))
-        for row in table.rows
+        tag(
+            "tr",
+            tag("th", row[0], scope="row", class_=classes[0]),
+            *(tag("td", text, class_=k) for text, k in zip(row[1:], classes[1:], strict=True)),
+        )
+        for row in texts
     ]
     whole = tag("table", tag("thead", head), tag("tbody", *body), aria_label=caption)
     return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
@@ -49,7 +56,7 @@ def html_table(table: Table, caption: str) -> Markup:
 def cell_text(cell: Cell) -> str:
     """Returns what a cell says."""
     if cell is None:
-        return "–"
+        return _NOTHING
     if isinstance(cell, float):
         return share(cell)
     return count(cell) if isinstance(cell, int) else cell

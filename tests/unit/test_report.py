@@ -159,7 +159,7 @@ def test_tables_hold_the_figures() -> None:
         assert row[6] == f"{point.reranked[-1].recall.mean:.3f}"
     assert shown.footprint
     assert costs[-1][:4] == ["whole embedding", "512", "1032", size(shown.footprint.index_bytes)]
-    assert {(row[0], row[6], row[10]) for row in index[1:]} == {
+    assert {(row[0], row[4], row[9]) for row in index[1:]} == {
         (one.prefix, f"{one.recall.mean:.3f}", f"{one.p50_ms:.2f}") for one in measured
     }
     for point, row in zip(shown.points, judged[1:-1], strict=True):
@@ -201,7 +201,7 @@ def test_filters_are_reported_apart_and_the_fastest_is_marked() -> None:
     assert [mark.x for mark in marked["recommended"]] == [2.2]
     assert [mark.x for mark in marked["Pareto set"]] == [1.0, 2.2]
     assert "recommended" not in {series.name for series in filtered.series}
-    assert [row[-1] for row in figure.table.rows] == ["", "Pareto", "", "recommended", "Pareto"]
+    assert [row[-1] for row in figure.table.rows] == ["", "Pareto set", "", "recommended", "Pareto set"]
 
 
 def test_points_are_compared_with_their_like() -> None:
