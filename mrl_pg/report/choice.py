@@ -10,7 +10,7 @@ from mrl_pg.evaluation import Evaluation, Point, Reranked
 from mrl_pg.metrics import Summary
 
 CONTROL = "random"
-DEFAULT_TARGET = 0.95
+DEFAULT_TARGET = 0.98
 
 
 class IndexPoint(Protocol):
@@ -58,6 +58,9 @@ class Choice:
     point: Point
     reranked: Reranked
 
+    def __str__(self) -> str:
+        return f"{self.point.kind}, {self.point.dims} dims, {self.reranked.candidates} candidates"
+
     @property
     def cost(self) -> tuple[int, int]:
         """The size of the index, then the candidates."""
@@ -67,15 +70,18 @@ class Choice:
 def choices(evaluation: Evaluation, kind: str | None = None) -> list[Choice]:
     """Returns all that was measured after a rerank, cheapest first; not the control, which nobody builds.
 
+    More candidates than usual come last: they make every search slower, where a longer prefix costs but memory.
+
     :param kind: only those of this kind.
     """
+    usual = usual_candidates(evaluation)
     found = [
         Choice(point, reranked)
         for point in evaluation.points
         if point.kind != CONTROL and kind in (None, point.kind)
         for reranked in point.reranked
     ]
-    return sorted(found, key=lambda choice: choice.cost)
+    return sorted(found, key=lambda choice: (choice.reranked.candidates > usual, choice.cost))
 
 
 def good_enough(evaluation: Evaluation, target: float, kind: str | None = None) -> Choice | None:

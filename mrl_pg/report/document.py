@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.metrics import RESAMPLES
 from mrl_pg.report.chart import Cell, Table
-from mrl_pg.report.choice import CONTROL, DEFAULT_TARGET, IndexPoint, best, good_enough, searches_of
+from mrl_pg.report.choice import CONTROL, DEFAULT_TARGET, IndexPoint, best, good_enough, searches_of, usual_candidates
 from mrl_pg.report.figures import figures
 from mrl_pg.report.markup import tag
 from mrl_pg.report.page import Section, figure_section, page_html, settings_section
@@ -60,7 +60,7 @@ def _words(evaluation: Evaluation, target: float, measured: Sequence[IndexPoint]
     """Returns what the figures say, and what to know about them."""
     said = [tag("p", verdict(evaluation, target), class_="verdict"), tag("p", evidence(evaluation, target))]
     if measured:
-        said.append(tag("p", latency(evaluation, measured, target)))
+        said.append(tag("p", latency(measured, target)))
     said += [tag("p", sentence) for sentence in comparison(evaluation)]
     said += [tag("p", note, class_="soft") for note in evaluation.notes]
     said.append(
@@ -94,9 +94,9 @@ def _enough(evaluation: Evaluation, target: float) -> Section:
         (
             tag(
                 "p",
-                "The smallest index of each kind, and with it the fewest candidates, whose whole interval reaches the "
-                "target. A larger prefix needs fewer candidates, which may be faster; only searches through real "
-                "indexes tell.",
+                "The smallest index of each kind whose whole interval reaches the target, with the fewest candidates; "
+                f"with more than {usual_candidates(evaluation)} only where it must be. A longer prefix needs "
+                "fewer, which may be faster: searches through real indexes tell.",
                 class_="soft",
             ),
             html_table(Table(columns, tuple(rows)), "Good enough for which recall"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mrl_pg.evaluation import Evaluation, Point
 from mrl_pg.metrics import Summary
-from mrl_pg.report.choice import CONTROL, Choice, choices, usual_candidates
+from mrl_pg.report.choice import CONTROL, Choice, choices
 from mrl_pg.report.units import figure, percent, share
 
 # What has to be reached to be a start. Chosen by us, from what each task can live without; not measured on any task.
@@ -100,16 +100,11 @@ def _answering(evaluation: Evaluation, target: float) -> tuple[str, str]:
 def _reranked(
     evaluation: Evaluation, enough: Callable[[Choice], bool], says: Callable[[Choice], str], floor: str
 ) -> tuple[str, str]:
-    """Returns the cheapest that is enough, not with more candidates than usual unless it must be, and its figure."""
-    usual = usual_candidates(evaluation)
-    found = sorted(choices(evaluation), key=lambda choice: (choice.reranked.candidates > usual, choice.cost))
-    choice = next(filter(enough, found), None)
+    """Returns the cheapest that is enough, and the figure that says so."""
+    choice = next(filter(enough, choices(evaluation)), None)
     if not choice:
         return "nothing measured is enough", f"None reaches {floor}."
-    return (
-        f"{choice.point.kind}, {choice.point.dims} dims, {choice.reranked.candidates} candidates",
-        f"Measured: {says(choice)}.",
-    )
+    return str(choice), f"Measured: {says(choice)}."
 
 
 def _alone(evaluation: Evaluation, summary: Callable[[Point], Summary], name: str, floor: float) -> tuple[str, str]:

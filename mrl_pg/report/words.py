@@ -19,9 +19,9 @@ def verdict(evaluation: Evaluation, target: float) -> str:
     """Returns which prefix is good enough for a recall, in one sentence."""
     choice, most = good_enough(evaluation, target), best(evaluation)
     if choice:
-        return f"Good enough for recall@{evaluation.k} of {target:g}: {describe(choice)}."
+        return f"Good enough for recall@{evaluation.k} of {target:g}: {choice}."
     if most:
-        return f"Nothing measured reaches recall@{evaluation.k} of {target:g} for sure. The best is {describe(most)}."
+        return f"Nothing measured reaches recall@{evaluation.k} of {target:g} for sure. The best is {most}."
     return "Only the control was measured, random dims, which says nothing on what to build."
 
 
@@ -68,7 +68,7 @@ def comparison(evaluation: Evaluation) -> list[str]:
     return said
 
 
-def latency(evaluation: Evaluation, measured: Sequence[IndexPoint], target: float) -> str:
+def latency(measured: Sequence[IndexPoint], target: float) -> str:
     """Returns which setting through a real index to take."""
     chosen = fastest(measured, target)
     if chosen:
@@ -84,13 +84,11 @@ def latency(evaluation: Evaluation, measured: Sequence[IndexPoint], target: floa
     )
 
 
-def describe(choice: Choice) -> str:
-    """Returns a choice in a few words."""
-    return f"{choice.point.kind}, {choice.point.dims} dims, {choice.reranked.candidates} candidates"
-
-
 def overlaps(one: Summary, other: Summary) -> bool:
-    """Returns whether two intervals have anything in common, so that these queries do not tell the two apart."""
+    """Returns whether two intervals have anything in common.
+
+    Then one may still be the better one: for being asked of both, the same queries tell more than intervals show.
+    """
     return one.low <= other.high and other.low <= one.high
 
 
@@ -116,7 +114,7 @@ def _rotation(evaluation: Evaluation, rotate: Point, truncate: Point) -> str:
     """Returns what a rotation is worth in dims."""
     sample = f"A rotation fitted to {evaluation.basis_rows:,} rows (PCA)"
     if overlaps(rotate.recall, truncate.recall):
-        return f"{sample} cannot be told from plain truncation at {truncate.dims} dims: their intervals overlap."
+        return f"{sample} is not clearly better or worse than truncation at {truncate.dims} dims: intervals overlap."
     if rotate.recall.mean < truncate.recall.mean:
         return f"{sample} finds less than plain truncation at {truncate.dims} dims, so it is not worth learning."
     enough = min(p.dims for p in evaluation.points if p.kind == "rotate" and p.recall.mean >= truncate.recall.mean)
