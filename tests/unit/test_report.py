@@ -289,7 +289,7 @@ def test_the_control_says_what_the_order_is_worth(truncate: float, told: str) ->
 @pytest.mark.parametrize(
     ("rotate", "told"),
     [
-        (0.605, "not clearly better or worse than plain truncation"),
+        (0.605, "not clearly better or worse"),
         (0.4, "not worth learning"),
         (0.7, "finds +0.100 at 256 dims"),
     ],
