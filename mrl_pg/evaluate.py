@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mrl_pg.errors import DimensionError, EvaluationError
 from mrl_pg.evaluation import Evaluation, Point, Reranked
 from mrl_pg.footprint import MEASURED_RATE, BuildRate, Footprint, footprint
-from mrl_pg.metrics import TOLERANCE, PerQuery, Summary, overlap, recall, spearman, summarise
+from mrl_pg.metrics import PerQuery, Summary, overlap, recall, spearman, summarise, tolerance
 from mrl_pg.relevance import NDCG_AT, Judgements, Relevance, judgements, relevance
 from mrl_pg.scan import Found, distances, scan
 from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, MAX_PREFIX_DIMS, Distance, check_distance, check_graph
@@ -28,14 +28,16 @@ BASIS_ROWS = 20_000
 class Progress:
     """How far an evaluation has come.
 
-    :ivar what: what is being scanned: ``exact`` or a kind.
+    :ivar what: what is being done: ``exact`` or a kind is being scanned.
     :ivar done: rows compared so far, a row of the corpus once for each scan.
     :ivar total: rows to compare.
+    :ivar unit: what is counted.
     """
 
     what: str
     done: int
     total: int
+    unit: str = "rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def evaluate(
     q = len(asked)
     own = _itself(itself, q, n)
     others = n - int((own >= 0).any())
-    sizes = _sizes(k, candidates, others)
+    sizes = sizes_of(k, candidates, others)
     if top < 2:
         raise EvaluationError(f"top must be at least 2, not {top}. Fewer rows have no order to compare.")
     top = min(top, others)
@@ -121,11 +123,11 @@ def evaluate(
 
     def look(view: View, depth: int, watched: Rows, scans_done: int) -> list[Found]:
         steps = scan(corpus, asked, view, distance, depth=depth, itself=own, watched=watched)
-        return _run(steps, Progress(view.kind, scans_done * n, (1 + len(views)) * n), on_progress)
+        return run_scan(steps, Progress(view.kind, scans_done * n, (1 + len(views)) * n), on_progress)
 
     (exact,) = look(View("exact", (full_dims,)), max(k, top, NDCG_AT), np.empty((q, 0), dtype=np.int64), 0)
     rows, near = _nearest_first(exact.rows, distances(corpus, asked, exact.rows, distance))
-    truth = _Truth(rows, near, _tolerance(near[:, k - 1], distance), judged, k, seed)
+    truth = _Truth(rows, near, tolerance(near[:, k - 1], distance), judged, k, seed)
     points = []
     for number, view in enumerate(views, 1):
         scanned = look(view, max(*sizes, NDCG_AT), rows[:, :top], number)
@@ -192,12 +194,7 @@ def _nearest_first(rows: Rows, far: FloatArray) -> tuple[Rows, FloatArray]:
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(far, order, axis=1)
 
 
-def _tolerance(limit: FloatArray, distance: Distance) -> PerQuery:
-    """Returns how much (q,) distances may be off: that of cosine ends at 2 and is off alike at any size."""
-    return TOLERANCE * (np.ones(len(limit)) if distance == "cosine" else np.abs(limit, dtype=np.float64))
-
-
-def _run(
+def run_scan(
     steps: Generator[int, None, list[Found]], progress: Progress, on_progress: Callable[[Progress], None] | None
 ) -> list[Found]:
     """Returns what a scan returns, and reports what it yields."""
@@ -249,10 +246,11 @@ def _itself(itself: npt.NDArray[np.integer[Any]] | None, q: int, n: int) -> Rows
     return itself.astype(np.int64)
 
 
-def _sizes(k: int, candidates: Sequence[int], others: int) -> list[int]:
+def sizes_of(k: int, candidates: Sequence[int], others: int) -> list[int]:
     """Returns the candidates to rerank, ascending.
 
     :param others: rows that a query can find.
+    :raises EvaluationError: where k or all candidates are out of bounds.
     """
     if not 1 <= k <= others:
         raise EvaluationError(

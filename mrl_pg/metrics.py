@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mrl_pg.spec import Distance
+
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 PerQuery: TypeAlias = npt.NDArray[np.float64]
 
@@ -36,6 +38,11 @@ class Summary:
     low: float
     high: float
     queries: int
+
+
+def tolerance(limit: Floats, distance: Distance) -> PerQuery:
+    """Returns how much distances (q,) may be off: those of cosine end at 2 and are off alike at any size."""
+    return TOLERANCE * (np.ones(len(limit)) if distance == "cosine" else np.abs(limit, dtype=np.float64))
 
 
 def recall(exact: Floats, found: Floats, k: int, *, tolerance: float | Floats = TOLERANCE) -> PerQuery:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from mrl_pg.errors import DimensionError, EvaluationError
-from mrl_pg.vectors import FloatArray
+from mrl_pg.vectors import FloatArray, VectorLike
 
 # {id of a query: {id of a row: grade}}; a row that is not named is not relevant.
 Qrels: TypeAlias = dict[str, dict[str, float]]
@@ -38,6 +39,31 @@ class Queries:
     embeddings: FloatArray | None
     texts: tuple[str, ...] | None = None
     qrels: Qrels = field(default_factory=dict)
+
+
+# Embeddings (q, full_dims), the queries of a file, or the file.
+QueriesLike: TypeAlias = Queries | Sequence[VectorLike] | npt.NDArray[np.floating[Any]] | str | Path
+
+
+def as_queries(queries: QueriesLike) -> Queries:
+    """Returns queries in any form; those of an array have their numbers from 0 as ids.
+
+    :raises EvaluationError: for what is no array of numbers of that shape; and as :func:`read_queries`.
+    """
+    if isinstance(queries, Queries):
+        return queries
+    if isinstance(queries, str | Path):
+        return read_queries(queries)
+    try:
+        with np.errstate(over="ignore"):
+            embeddings = np.asarray(queries).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"queries are no array of numbers ({error}). Give one row each.") from None
+    if embeddings.ndim != 2 or not embeddings.size:
+        raise EvaluationError(
+            f"queries have shape {embeddings.shape}, expected (queries, dimensions). Give one row each."
+        )
+    return Queries(tuple(map(str, range(len(embeddings)))), embeddings)
 
 
 def read_queries(path: str | Path, *, full_dims: int | None = None) -> Queries:

@@ -14,6 +14,7 @@ from mrl_pg import __version__
 from mrl_pg.cli.demo import demo
 from mrl_pg.cli.embed import embed
 from mrl_pg.cli.errors import Stopped, explain
+from mrl_pg.cli.eval import evaluate
 from mrl_pg.cli.prefixes import add_prefix, backfill, drop_prefix, index, status
 from mrl_pg.cli.rotate import rotate
 from mrl_pg.cli.schema import create_table, install, migrate, uninstall
@@ -72,5 +73,6 @@ for command in (
     drop_prefix,
     uninstall,
     embed,
+    evaluate,
 ):
     main.add_command(command)

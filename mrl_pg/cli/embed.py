@@ -12,6 +12,7 @@ from mrl_pg.cli.errors import Stopped
 from mrl_pg.cli.output import json_option, print_json, progress
 
 if TYPE_CHECKING:
+    from mrl_pg.embed import Embedder
     from mrl_pg.embedding import EmbedProgress
 
 base_url_option = click.option(
@@ -20,6 +21,18 @@ base_url_option = click.option(
 dimensions_option = click.option(
     "--dimensions", type=int, help="Length of the embeddings, where the model can shorten them; full size if left out."
 )
+
+
+def query_embedder(table: str, model: str | None, **options: Any) -> Embedder:
+    """Returns the embedder of queries.
+
+    :param model: None where neither the command nor the table names it.
+    """
+    from mrl_pg.embed.openai import openai_embedder
+
+    if model is None:
+        raise click.UsageError(f"{table} does not know the model of its embeddings. Name it with --model.")
+    return openai_embedder(model, **options)
 
 
 @click.command(epilog="\b\nExample:\n  mrl-pg embed documents --text-column body --model text-embedding-3-large")

@@ -94,10 +94,15 @@ def progress() -> Iterator[Show]:
         console=Console(stderr=True),
         transient=True,
     )
-    begun = time.monotonic()
     task = bar.add_task("", total=1, rate="", visible=False)
+    begun, counted = time.monotonic(), (0, "")
 
     def show(what: str, done: int, total: int, unit: str) -> None:
+        nonlocal begun, counted
+        # What is counted next has a rate of its own.
+        if counted != (total, unit):
+            begun, counted = time.monotonic(), (total, unit)
+            bar.reset(task)
         rate = f" {unit}, {done / (time.monotonic() - begun):,.0f} {unit}/s" if unit else ""
         bar.update(task, description=what, completed=done, total=total, rate=rate, visible=True)
 

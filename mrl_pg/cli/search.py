@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from mrl_pg.cli.connection import connected, dsn_option
-from mrl_pg.cli.embed import base_url_option, dimensions_option
+from mrl_pg.cli.embed import base_url_option, dimensions_option, query_embedder
 from mrl_pg.cli.output import json_option, print_json, print_sql, print_table, shortened, sql_option
 
 if TYPE_CHECKING:
@@ -173,14 +173,11 @@ def _embed(
     conn: Connection[Any], table: str, text: str, prefix: str | None, model: str | None, **options: Any
 ) -> FloatArray:
     import mrl_pg.psycopg as mrl
-    from mrl_pg.embed.openai import openai_embedder
     from mrl_pg.psycopg.embed import embed_query
     from mrl_pg.registry import choose_prefix
 
     model = model or choose_prefix(mrl.describe(conn, table), prefix, exact=True).model
-    if model is None:
-        raise click.UsageError(f"{table} does not know the model of its embeddings. Name it with --model.")
-    return embed_query(conn, table, text, openai_embedder(model, **options), prefix=prefix)
+    return embed_query(conn, table, text, query_embedder(table, model, **options), prefix=prefix)
 
 
 def _read_vector(file: IO[bytes]) -> Any:

@@ -7,6 +7,7 @@ they commit as they go.
 
 from mrl_pg.psycopg.backfill import backfill
 from mrl_pg.psycopg.embed import embed, search_text
+from mrl_pg.psycopg.evaluate import evaluate
 from mrl_pg.psycopg.index import create_index
 from mrl_pg.psycopg.install import install, uninstall, version
 from mrl_pg.psycopg.prefixes import add_prefix, drop_prefix, status
@@ -27,6 +28,7 @@ __all__ = [
     "describe",
     "drop_prefix",
     "embed",
+    "evaluate",
     "install",
     "rotate",
     "search",

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import Connection, Cursor, sql
-from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from sqlalchemy.sql import ClauseElement
@@ -18,7 +17,7 @@ from sqlalchemy.sql import ClauseElement
 from mrl_pg import statements
 from mrl_pg.errors import MrlError
 from mrl_pg.psycopg.prefixes import status
-from mrl_pg.psycopg.run import Rows, execute
+from mrl_pg.psycopg.run import Rows, conninfo_of, execute
 from mrl_pg.psycopg.search import describe, forget
 from mrl_pg.registry import TableName, Target, named_prefix, split_name
 from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, Prefix, check_graph, index_name
@@ -179,7 +178,7 @@ def _watched(conn: Connection[Any], on_progress: OnProgress | None) -> Iterator[
     if on_progress is None:
         yield
         return
-    conninfo = make_conninfo(**conn.info.get_parameters(), password=conn.info.password or None)
+    conninfo = conninfo_of(conn)
     pid = conn.info.backend_pid
     done = threading.Event()
 

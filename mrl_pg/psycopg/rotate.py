@@ -7,9 +7,10 @@ from typing import Any
 from psycopg import Connection
 
 from mrl_pg import statements
-from mrl_pg.basis import Rows, fit, unpack
-from mrl_pg.errors import MrlError, SpecError
+from mrl_pg.basis import fit
+from mrl_pg.errors import SpecError
 from mrl_pg.psycopg.run import check_installed, execute
+from mrl_pg.psycopg.sample import embedding_column, read_sample
 from mrl_pg.psycopg.search import describe, forget
 from mrl_pg.registry import TableName, split_name
 from mrl_pg.spec import MAX_PREFIX_DIMS, Distance, check_distance
@@ -53,30 +54,17 @@ def rotate(
         )
     check_installed(conn)
     with conn.transaction():
-        describe(conn, target)
-        found = _sample(conn, target, embedding, sample, seed)
-    basis = fit(found, dims, distance, seed=seed)
+        known = describe(conn, target)
+        column = embedding_column(conn, known, embedding)
+        ((count, _),) = execute(conn, statements.count_embeddings(known, embedding))
+        found = read_sample(conn, known, column, sample, seed=seed, count=count)
+    basis = fit(found.embeddings, dims, distance, seed=seed)
     rows = "{" + ",".join(f'"{to_text(row)}"' for row in basis.rows) + "}"
     values = {"rows": rows, "sample": basis.sample, "seed": seed, "kept": basis.kept}
     name = statements.quoted(*split_name(target))
     with conn.transaction():
         stored = execute(conn, statements.add_basis(name, embedding, distance, model), values)[0][0]
         add = statements.add_prefix(name, embedding, dims, distance, model, "rotate", stored)
-        column: str = execute(conn, add)[0][0]
+        prefix: str = execute(conn, add)[0][0]
     forget(conn, target)
-    return column
-
-
-def _sample(conn: Connection[Any], target: TableName, embedding: str, sample: int, seed: int) -> Rows:
-    schema, name = split_name(target)
-    table = statements.embeddings_of(schema, name, embedding)
-    (count,) = execute(conn, statements.count_embeddings(table, embedding))[0]
-    percent = 100 * sample / count if count > sample else None
-    found = execute(conn, statements.sample(table, embedding, percent, seed), binary=True)
-    if not found:
-        raise MrlError(f"no row of {name} has an {embedding}, and a rotation is learnt from them. Insert rows first.")
-    embedding_type = found[0][1].rpartition(".")[2]  # pgvector may live in a schema off the search_path
-    if len({len(packed) for packed, _ in found}) > 1:
-        raise MrlError(f"the vectors in {embedding} of {name} differ in length. Give the column a length: vector(n).")
-    full_dims = (len(found[0][0]) - 4) // (2 if embedding_type == "halfvec" else 4)
-    return unpack([packed for packed, _ in found], full_dims, embedding_type)
+    return prefix

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.adapt import Dumper
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import Format
 from psycopg.rows import tuple_row
 from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
@@ -41,6 +42,11 @@ def execute(
     ready = statement.compile(dialect=_dialect)
     with Cursor(conn, row_factory=tuple_row) as cursor:
         return cursor.execute(str(ready), {**ready.params, **values}, binary=binary).fetchall()
+
+
+def conninfo_of(conn: Connection[Any]) -> str:
+    """Returns what another connection like this one is made from."""
+    return make_conninfo(**conn.info.get_parameters(), password=conn.info.password or None)
 
 
 def check_installed(conn: Connection[Any]) -> None:

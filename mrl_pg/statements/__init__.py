@@ -13,7 +13,7 @@ from mrl_pg.statements.backfill import (
     missing,
     touch,
 )
-from mrl_pg.statements.basis import BASIS, FIT, add_basis, count_embeddings, embeddings_of, sample
+from mrl_pg.statements.basis import BASIS, FIT, add_basis
 from mrl_pg.statements.catalog import (
     DESCRIBE,
     INDEX_BUILDERS,
@@ -22,6 +22,8 @@ from mrl_pg.statements.catalog import (
     PREFIX_INDEXES,
     PREFIXES,
     PROBE,
+    SESSION,
+    SET_SESSION,
     STATUS_COLUMNS,
     UNINSTALL_IF_UNUSED,
     VERSION,
@@ -30,6 +32,7 @@ from mrl_pg.statements.catalog import (
 )
 from mrl_pg.statements.parts import Key, literal, prefix_type, quoted, table
 from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_prefix, drop_prefix_index
+from mrl_pg.statements.sampling import SNAPSHOT, Share, count_embeddings, embeddings
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
 __all__ = [
@@ -43,11 +46,15 @@ __all__ = [
     "PREFIXES",
     "PREFIX_INDEXES",
     "PROBE",
+    "SESSION",
     "SETTINGS",
+    "SET_SESSION",
+    "SNAPSHOT",
     "STATUS_COLUMNS",
     "UNINSTALL_IF_UNUSED",
     "VERSION",
     "Key",
+    "Share",
     "add_basis",
     "add_prefix",
     "backfill_batch",
@@ -58,7 +65,7 @@ __all__ = [
     "create_prefix_index",
     "drop_prefix",
     "drop_prefix_index",
-    "embeddings_of",
+    "embeddings",
     "filter_conditions",
     "hits",
     "joined",
@@ -66,7 +73,6 @@ __all__ = [
     "missing",
     "prefix_type",
     "quoted",
-    "sample",
     "search",
     "search_many",
     "set_lock_timeout",

@@ -1,4 +1,4 @@
-"""The statements that a basis is fitted with, stored and read."""
+"""The statements that a basis is stored and read with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import NULLTYPE
 
-from mrl_pg.statements.parts import column_of, number, regclass
+from mrl_pg.statements.parts import regclass
 
 # The directions of a basis, end to end in binary form.
 BASIS = sa.text("""
@@ -21,27 +21,6 @@ FIT = sa.text("""
 SELECT b.full_dims, b.sample, b.kept FROM mrl.bases b JOIN mrl.prefixes p ON p.basis = b.id
 WHERE p.target = CAST(:target AS regclass) AND p.prefix = :prefix
 """).bindparams(sa.bindparam("target", type_=sa.Text), sa.bindparam("prefix", type_=sa.Text))
-
-
-def embeddings_of(schema: str | None, name: str, embedding: str) -> sa.TableClause:
-    """Returns a table as far as it is sampled."""
-    return sa.table(name, sa.column(embedding), schema=schema)
-
-
-def count_embeddings(table: sa.TableClause, embedding: str) -> sa.Select[Any]:
-    """Returns the count of rows that have an embedding."""
-    return sa.select(sa.func.count(column_of(table, embedding))).select_from(table)
-
-
-def sample(table: sa.TableClause, embedding: str, percent: float | None, seed: int) -> sa.Select[Any]:
-    """Returns the embeddings of a random share of the rows as bytes, with the type of theirs; of all rows for None."""
-    source: sa.FromClause = table
-    if percent is not None:
-        # Rows, not pages: neighbours on a page were often written together, and are alike.
-        source = sa.tablesample(table, sa.func.bernoulli(sa.literal_column(f"{percent:.9f}")), seed=number(seed))
-    column = source.c[embedding]
-    kind = sa.cast(sa.func.pg_typeof(column), sa.Text)
-    return sa.select(sa.func.mrl.to_bytes(column), kind).where(column.is_not(None))
 
 
 def add_basis(table: str, embedding: str, distance: str, model: str | None) -> sa.Select[Any]:

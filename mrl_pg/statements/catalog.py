@@ -127,3 +127,8 @@ def set_lock_timeout(value: str) -> sa.Select[Any]:
     """Returns the lock_timeout there was, and sets another until the end of the transaction."""
     before = materialized(sa.select(sa.func.current_setting("lock_timeout").label("value")), "mrl_before")
     return sa.select(before.c.value, sa.func.set_config("lock_timeout", value, sa.true()))
+
+
+# What a session finds tables by, and what it may see.
+SESSION = sa.text("SELECT current_setting('search_path'), current_setting('role')")
+SET_SESSION = sa.text("SELECT set_config('search_path', :search_path, false), set_config('role', :role, false)")

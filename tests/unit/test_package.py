@@ -19,7 +19,9 @@ LAYERS = [
     ["migrate", "alembic"],
     ["documents"],
     ["sqlalchemy", "psycopg"],
+    ["measure"],
     ["backfill", "embedding", "evaluate"],
+    ["verdict"],
     ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
     ["statements", "embed", "queries", "relevance", "scan"],
     ["footprint", "metrics", "views"],

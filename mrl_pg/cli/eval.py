@@ -1,0 +1,146 @@
+"""mrl-pg eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mrl_pg.cli.connection import connected, dsn_option
+from mrl_pg.cli.embed import base_url_option, dimensions_option, query_embedder
+from mrl_pg.cli.errors import Stopped
+from mrl_pg.cli.figures import next_step, print_evaluation, write_csv
+from mrl_pg.cli.output import json_option, print_json, progress
+from mrl_pg.cli.search import read_filters
+from mrl_pg.spec import OPERATORS
+
+if TYPE_CHECKING:
+    from mrl_pg.evaluate import Progress
+    from mrl_pg.spec import Distance
+
+_FILE = click.Path(exists=True, dir_okay=False, readable=True)
+
+
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    """Returns whole numbers that are separated by commas."""
+    if value is None:
+        return None
+    try:
+        return [int(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not whole numbers separated by commas, such as 64,128.") from None
+
+
+@click.command(
+    "eval",
+    epilog="""\b
+Examples:
+  mrl-pg eval documents
+  mrl-pg eval documents --queries queries.npz --dims 64,128,256 --kinds truncate,rotate
+  mrl-pg eval documents --queries texts.jsonl --model text-embedding-3-large --qrels qrels.tsv
+  mrl-pg eval documents --sample 200 --ef-search 40,100,200 --clients 4 --filter lang=en""",
+)
+@click.argument("table")
+@click.option("--sample", type=int, help="Take so many rows as queries; 500, or a fifth of fewer rows, if left out.")
+@click.option(
+    "--queries",
+    type=_FILE,
+    help="The queries: npz with an array queries, or jsonl with a line {id, embedding or text, relevant} each.",
+)
+@click.option("--qrels", type=_FILE, help="Which rows are relevant, by their keys, as TREC or BEIR write it.")
+@click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
+@click.option("--model", help="Model of the queries, checked against the table's; for texts the table's if left out.")
+@base_url_option
+@dimensions_option
+@click.option("--k", type=int, help="Rows a search returns; 10 if left out.")
+@click.option("--dims", callback=_numbers, help="Lengths of prefixes, separated by commas; 32 to 1024 if left out.")
+@click.option("--kinds", help="Kinds of prefixes, separated by commas: truncate, rotate, binary, random (the control).")
+@click.option("--candidates", callback=_numbers, help="Rows to rerank; 10,20,50,100,200 if left out.")
+@click.option(
+    "--ef-search",
+    callback=_numbers,
+    help="Sizes of the HNSW candidate list for each number of candidates; what a search chooses if left out.",
+)
+@click.option("--distance", type=click.Choice(list(OPERATORS)), help="That of the prefixes, or cosine, if left out.")
+@click.option("--rows", type=int, help="Read a random sample where there are more rows; 100,000 if left out.")
+@click.option("--clients", type=int, help="Connections that search at a time; 1 if left out.")
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Measure searches under a filter besides, as in mrl-pg search.",
+)
+@click.option("--no-index", is_flag=True, help="Scan only: no searches through the indexes there are.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For the same sample of the same rows.")
+@click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="Write all figures there, a line each.")
+@dsn_option
+@json_option
+def evaluate(
+    table: str,
+    queries: str | None,
+    qrels: str | None,
+    embedding: str,
+    model: str | None,
+    base_url: str | None,
+    dimensions: int | None,
+    kinds: str | None,
+    distance: Distance | None,
+    filters: tuple[str, ...],
+    no_index: bool,
+    csv_file: str | None,
+    dsn: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure which prefix of a table is good enough.
+
+    Reads the embeddings, or a sample, and compares them all: what prefixes of each kind and length would find of the
+    exact top k, alone and after a rerank, and what they would cost. Nothing is built or changed. Then searches through
+    the indexes there are, timed. Without --queries rows of the table are searched for, which is optimistic.
+    """
+    import mrl_pg.psycopg as mrl
+    from mrl_pg.queries import read_qrels, read_queries
+
+    if csv_file and not Path(csv_file).absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no directory for {csv_file}.", param_hint="--csv")
+    given: dict[str, Any] = {
+        "kinds": kinds.split(",") if kinds else None,
+        "filter": read_filters(filters) or None,
+        "qrels": read_qrels(qrels) if qrels else None,
+        **options,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    asked = read_queries(queries) if queries else None
+    with connected(dsn) as conn:
+        known = mrl.describe(conn, table)
+        if asked and asked.texts:
+            of_table = next((p.model for p in known.prefixes if p.embedding == embedding), None)
+            given["embedder"] = query_embedder(table, model or of_table, base_url=base_url, dimensions=dimensions)
+        try:
+            with progress() as show:
+
+                def watch(now: Progress) -> None:
+                    show(now.what, now.done, now.total, now.unit)
+
+                found = mrl.evaluate(
+                    conn,
+                    table,
+                    asked,
+                    embedding=embedding,
+                    model=model,
+                    distance=distance,
+                    indexes=not no_index,
+                    on_progress=watch,
+                    **given,
+                )
+        except KeyboardInterrupt:
+            raise Stopped("Stopped. Nothing was changed; with fewer --rows or --dims it takes less time.") from None
+    if csv_file:
+        write_csv(csv_file, found)
+    if as_json:
+        print_json({"table": table} | found.as_dict())
+        return
+    print_evaluation(found)
+    click.echo(next_step(table, known, embedding, found))
