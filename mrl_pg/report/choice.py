@@ -2,53 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from mrl_pg.evaluation import Evaluation, Point, Reranked
-from mrl_pg.metrics import Summary
+from mrl_pg.evaluation import Evaluation, Measured, Point, Reranked
 
 CONTROL = "random"
 DEFAULT_TARGET = 0.98
-
-
-class IndexPoint(Protocol):
-    """Searches through a real index under one setting.
-
-    :ivar prefix: column that stage one looked at.
-    :ivar filter: what rows had to be; None without a filter.
-    :ivar selectivity: share of the rows that the filter keeps, 1 without one.
-    :ivar clients: connections that searched at a time.
-    :ivar received: candidates that came.
-    :ivar p50_ms: median latency of a search; ``p95_ms`` and ``p99_ms`` of the slow ones.
-    :ivar qps: searches a second, of all clients together.
-    """
-
-    @property
-    def prefix(self) -> str: ...
-    @property
-    def candidates(self) -> int: ...
-    @property
-    def ef_search(self) -> int: ...
-    @property
-    def filter(self) -> Mapping[str, Any] | None: ...
-    @property
-    def selectivity(self) -> float: ...
-    @property
-    def clients(self) -> int: ...
-    @property
-    def recall(self) -> Summary: ...
-    @property
-    def received(self) -> Summary: ...
-    @property
-    def p50_ms(self) -> float: ...
-    @property
-    def p95_ms(self) -> float: ...
-    @property
-    def p99_ms(self) -> float: ...
-    @property
-    def qps(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,33 +69,27 @@ def at(point: Point, candidates: int) -> Reranked:
     return next(reranked for reranked in point.reranked if reranked.candidates == candidates)
 
 
-def searches_of(evaluation: Evaluation) -> tuple[IndexPoint, ...]:
-    """Returns the searches through real indexes that an evaluation holds, none where nothing but scans were made."""
-    found: tuple[IndexPoint, ...] = getattr(evaluation, "indexes", ())
-    return found
-
-
-def alike(measured: Sequence[IndexPoint]) -> list[list[IndexPoint]]:
+def alike(measured: Sequence[Measured]) -> list[list[Measured]]:
     """Returns the points that may be compared with each other: under one filter, with as many clients.
 
     First those without a filter and with the fewest clients, which a recommendation is made from; then what keeps more.
     """
-    groups: dict[str, list[IndexPoint]] = {}
+    groups: dict[str, list[Measured]] = {}
     for point in sorted(measured, key=lambda point: (point.filter is not None, point.clients, -point.selectivity)):
         groups.setdefault(repr((point.filter, point.clients)), []).append(point)
     return list(groups.values())
 
 
-def frontier(points: Sequence[IndexPoint]) -> list[IndexPoint]:
+def frontier(points: Sequence[Measured]) -> list[Measured]:
     """Returns the Pareto set of points that are alike, fastest first: each finds more than all that are faster."""
-    kept: list[IndexPoint] = []
+    kept: list[Measured] = []
     for point in sorted(points, key=lambda point: (point.p50_ms, -point.recall.mean)):
         if not kept or point.recall.mean > kept[-1].recall.mean:
             kept.append(point)
     return kept
 
 
-def fastest(measured: Sequence[IndexPoint], target: float) -> IndexPoint | None:
+def fastest(measured: Sequence[Measured], target: float) -> Measured | None:
     """Returns the one with the lowest median latency whose whole interval reaches a recall, None where none does.
 
     Of those without a filter, where there are any.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.metrics import RESAMPLES
 from mrl_pg.report.chart import Cell, Table
-from mrl_pg.report.choice import CONTROL, DEFAULT_TARGET, IndexPoint, best, good_enough, searches_of, usual_candidates
+from mrl_pg.report.choice import CONTROL, DEFAULT_TARGET, best, good_enough, usual_candidates
 from mrl_pg.report.figures import figures
 from mrl_pg.report.markup import tag
 from mrl_pg.report.page import Section, figure_section, page_html, settings_section
@@ -25,27 +25,24 @@ def report_html(
     *,
     table: str = "",
     target: float = DEFAULT_TARGET,
-    measured: Sequence[IndexPoint] | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> str:
     """Returns the report of an evaluation as HTML that loads nothing: charts, their tables, and what they say.
 
     :param table: what was evaluated, for the title.
     :param target: the recall that is wanted.
-    :param measured: searches through real indexes; those of the evaluation if None, and no chart without any.
     :param settings: what else it takes to repeat it, by name: the command, the versions of server and pgvector, the
         model. Versions of Python and the like, and the machine, are those of now unless they are among them.
     """
-    measured = searches_of(evaluation) if measured is None else measured
     sections = [
-        _words(evaluation, target, measured),
-        *(figure_section(one) for one in figures(evaluation, measured, target=target)),
+        _words(evaluation, target),
+        *(figure_section(one) for one in figures(evaluation, target=target)),
         *([_enough(evaluation, target)] if best(evaluation) else []),
         _tasks(evaluation, target),
         settings_section({**(settings or {}), **_settings(evaluation)}),
     ]
     title = f"Prefixes of {table}" if table else "Prefixes of an embedding"
-    return page_html(title, _subtitle(evaluation), sections, csv=to_csv(evaluation, measured))
+    return page_html(title, _subtitle(evaluation), sections, csv=to_csv(evaluation))
 
 
 def _subtitle(evaluation: Evaluation) -> str:
@@ -56,11 +53,11 @@ def _subtitle(evaluation: Evaluation) -> str:
     )
 
 
-def _words(evaluation: Evaluation, target: float, measured: Sequence[IndexPoint]) -> Section:
+def _words(evaluation: Evaluation, target: float) -> Section:
     """Returns what the figures say, and what to know about them."""
     said = [tag("p", verdict(evaluation, target), class_="verdict"), tag("p", evidence(evaluation, target))]
-    if measured:
-        said.append(tag("p", latency(measured, target)))
+    if evaluation.indexes:
+        said.append(tag("p", latency(evaluation.indexes, target)))
     said += [tag("p", sentence) for sentence in comparison(evaluation)]
     said += [tag("p", note, class_="soft") for note in evaluation.notes]
     said.append(

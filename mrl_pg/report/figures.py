@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from mrl_pg.evaluation import Evaluation, Point
 from mrl_pg.footprint import Footprint
@@ -20,23 +20,22 @@ from mrl_pg.report.chart import (
     share_axis,
     value_axis,
 )
-from mrl_pg.report.choice import CONTROL, IndexPoint, at, usual_candidates
+from mrl_pg.report.choice import CONTROL, at, usual_candidates
 from mrl_pg.report.indexes import recall_by_latency
 from mrl_pg.report.marks import SPREAD, by_kind, mean, prefix_name, spread, summary_mark
 from mrl_pg.report.units import BYTE_UNITS, TIME_UNITS, duration, figure, size
 
 
-def figures(evaluation: Evaluation, measured: Sequence[IndexPoint] = (), *, target: float) -> list[Figure]:
+def figures(evaluation: Evaluation, *, target: float) -> list[Figure]:
     """Returns all figures that there are numbers for.
 
-    :param measured: searches through real indexes.
     :param target: the recall that is wanted.
     """
     found = [recall_by_dims(evaluation), recall_by_candidates(evaluation)]
     if any(point.kind != CONTROL for point in evaluation.points):
         found.append(recall_by_cost(evaluation))
-    if measured:
-        found.append(recall_by_latency(measured, evaluation.k, target))
+    if evaluation.indexes:
+        found.append(recall_by_latency(evaluation.indexes, evaluation.k, target))
     if evaluation.relevance:
         found.append(relevance_by_dims(evaluation, evaluation.relevance))
     return found

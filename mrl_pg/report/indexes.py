@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from mrl_pg.evaluation import Measured
 from mrl_pg.report.chart import Axis, Cell, Chart, Figure, Mark, Rule, Series, Table, log_axis, nines_axis
-from mrl_pg.report.choice import IndexPoint, alike, fastest, frontier
+from mrl_pg.report.choice import alike, fastest, frontier
 from mrl_pg.report.looks import MORE
 from mrl_pg.report.marks import SPREAD, spread
 from mrl_pg.report.units import MS_UNITS, figure, milliseconds, percent
@@ -15,7 +16,7 @@ from mrl_pg.report.units import MS_UNITS, figure, milliseconds, percent
 _MAX_FILTER = 60
 
 
-def recall_by_latency(measured: Sequence[IndexPoint], k: int, target: float) -> Figure:
+def recall_by_latency(measured: Sequence[Measured], k: int, target: float) -> Figure:
     """Returns the recall of searches through real indexes beside their latency, a chart for each filter.
 
     :param measured: at least one.
@@ -61,8 +62,8 @@ def recall_by_latency(measured: Sequence[IndexPoint], k: int, target: float) -> 
 
 def _chart(
     title: str,
-    points: Sequence[IndexPoint],
-    chosen: IndexPoint | None,
+    points: Sequence[Measured],
+    chosen: Measured | None,
     x: Axis,
     y: Axis,
     k: int,
@@ -71,7 +72,7 @@ def _chart(
 ) -> Chart:
     """Returns the chart of points that are alike."""
 
-    def mark(point: IndexPoint) -> Mark:
+    def mark(point: Measured) -> Mark:
         return Mark(point.p50_ms, point.recall.mean, _tip(point, k))
 
     optimal = tuple(Mark(point.p50_ms, point.recall.mean) for point in frontier(points))
@@ -85,21 +86,21 @@ def _chart(
     return Chart(title, x, y, tuple(series), (Rule(f"target {target:g}", target),))
 
 
-def _title(point: IndexPoint, with_clients: bool) -> str:
+def _title(point: Measured, with_clients: bool) -> str:
     """Returns what sets a group of points apart."""
     kept = f", keeps {percent(point.selectivity)}" if point.filter is not None else ""
     clients = f", {point.clients} client{'s' if point.clients > 1 else ''}" if with_clients else ""
     return f"{f'Filter {_filter(point)}' if point.filter is not None else 'No filter'}{kept}{clients}"
 
 
-def _filter(point: IndexPoint) -> str:
+def _filter(point: Measured) -> str:
     if point.filter is None:
         return "–"
     text = json.dumps(point.filter, ensure_ascii=False, default=str)
     return text if len(text) <= _MAX_FILTER else f"{text[: _MAX_FILTER - 1]}…"
 
 
-def _tip(point: IndexPoint, k: int) -> str:
+def _tip(point: Measured, k: int) -> str:
     return (
         f"{point.prefix}\n{point.candidates} candidates, ef_search {point.ef_search}\n"
         f"recall@{k} {figure(point.recall)}\n"

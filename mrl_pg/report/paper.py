@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mrl_pg.errors import MrlError
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.report.chart import NOTHING_MISSED, Chart, Figure, Series, nines
-from mrl_pg.report.choice import DEFAULT_TARGET, IndexPoint, searches_of
+from mrl_pg.report.choice import DEFAULT_TARGET
 from mrl_pg.report.figures import figures
 from mrl_pg.report.looks import LOOKS
 
@@ -37,14 +37,12 @@ def save_figures(
     directory: str | Path,
     *,
     target: float = DEFAULT_TARGET,
-    measured: Sequence[IndexPoint] | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
     """Returns the files it writes, one for each figure and format: ``recall-by-dims.svg`` and so on.
 
     :param directory: is made where it does not exist; files of these names are replaced.
     :param target: the recall that is wanted.
-    :param measured: searches through real indexes; those of the evaluation if None.
     :param formats: endings that matplotlib knows, ``pdf`` too.
     :raises MrlError: where matplotlib is not installed.
     """
@@ -54,10 +52,9 @@ def save_figures(
         raise MrlError(f"matplotlib cannot be imported ({error}). Run: pip install 'mrl-pg[report]'") from error
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    measured = searches_of(evaluation) if measured is None else measured
     saved = []
     with mpl.rc_context(_STYLE):
-        for one in figures(evaluation, measured, target=target):
+        for one in figures(evaluation, target=target):
             drawn = _draw(one)
             for ending in formats:
                 path = directory / f"{one.name}.{ending}"

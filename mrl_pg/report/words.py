@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mrl_pg.evaluation import Evaluation, Point
+from mrl_pg.evaluation import Evaluation, Measured, Point
 from mrl_pg.metrics import Summary
-from mrl_pg.report.choice import CONTROL, Choice, IndexPoint, alike, at, best, fastest, good_enough, usual_candidates
+from mrl_pg.report.choice import CONTROL, Choice, alike, at, best, fastest, good_enough, usual_candidates
 from mrl_pg.report.units import duration, figure, interval, listed, percent, share, size
 
 # Dims at which kinds are compared, where they were measured: long enough to be used, short enough to differ.
@@ -68,7 +68,7 @@ def comparison(evaluation: Evaluation) -> list[str]:
     return said
 
 
-def latency(measured: Sequence[IndexPoint], target: float) -> str:
+def latency(measured: Sequence[Measured], target: float) -> str:
     """Returns which setting through a real index to take."""
     chosen = fastest(measured, target)
     if chosen:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mrl_pg.evaluation import Evaluation, Point, Reranked
+from mrl_pg.evaluation import Evaluation, Measured, Point, Reranked
 from mrl_pg.footprint import footprint
 from mrl_pg.metrics import Summary
 from mrl_pg.relevance import Relevance
@@ -14,34 +13,33 @@ from mrl_pg.relevance import Relevance
 NASTY = """</script><script>alert("1")</script>'"&<b>$x$ 🙂 ünï"""
 
 
-@dataclass(frozen=True)
-class Search:
-    """Searches through an index as an evaluation measures them."""
-
-    prefix: str
-    candidates: int
-    ef_search: int
-    recall: Summary
-    p50_ms: float
-    filter: Mapping[str, Any] | None = None
-    selectivity: float = 1.0
-    clients: int = 1
-
-    @property
-    def received(self) -> Summary:
-        return summary(self.candidates)
-
-    @property
-    def p95_ms(self) -> float:
-        return self.p50_ms * 2
-
-    @property
-    def p99_ms(self) -> float:
-        return self.p50_ms * 3
-
-    @property
-    def qps(self) -> float:
-        return 1000 / self.p50_ms
+def search(
+    prefix: str,
+    candidates: int,
+    ef_search: int,
+    recall: Summary,
+    p50_ms: float,
+    filter: dict[str, Any] | None = None,
+    selectivity: float = 1.0,
+) -> Measured:
+    """Returns searches through an index."""
+    return Measured(
+        prefix=prefix,
+        kind="truncate",
+        dims=256,
+        candidates=candidates,
+        ef_search=ef_search,
+        filter=filter,
+        selectivity=selectivity,
+        clients=1,
+        searches=200,
+        recall=recall,
+        received=summary(candidates),
+        p50_ms=p50_ms,
+        p95_ms=p50_ms * 2,
+        p99_ms=p50_ms * 3,
+        qps=1000 / p50_ms,
+    )
 
 
 def summary(mean: float, width: float = 0.01) -> Summary:
@@ -54,11 +52,13 @@ def evaluation(
     *,
     candidates: tuple[int, ...] = (10, 50, 100),
     judged: bool = False,
+    measured: Sequence[Measured] = (),
 ) -> Evaluation:
     """Returns an evaluation.
 
     :param recalls: of the prefix alone, by kind and dims; each rerank halves what is missed.
     :param judged: with qrels.
+    :param measured: with searches through indexes.
     """
     recalls = recalls or {
         "truncate": {64: 0.301, 256: 0.604},
@@ -98,17 +98,18 @@ def evaluation(
         footprint=footprint("exact", 512, 1_000_000),
         relevance=_relevance(0.93) if judged else None,
         notes=("A note.",),
+        indexes=tuple(measured),
     )
 
 
-def searches(prefix: str = "embedding_256") -> list[Search]:
+def searches(prefix: str = "embedding_256") -> list[Measured]:
     """Returns searches through an index, of which the first is dominated and the last is the best."""
     return [
-        Search(prefix, 20, 100, summary(0.80), 2.0),
-        Search(prefix, 20, 40, summary(0.85), 1.0),
-        Search(prefix, 100, 100, summary(0.975), 2.5),
-        Search("embedding_rot256_v1", 50, 50, summary(0.985), 2.2),
-        Search(prefix, 100, 100, summary(0.99), 1.1, filter={"lang": NASTY}, selectivity=0.1),
+        search(prefix, 20, 100, summary(0.80), 2.0),
+        search(prefix, 20, 40, summary(0.85), 1.0),
+        search(prefix, 100, 100, summary(0.975), 2.5),
+        search("embedding_rot256_v1", 50, 50, summary(0.985), 2.2),
+        search(prefix, 100, 100, summary(0.99), 1.1, filter={"lang": NASTY}, selectivity=0.1),
     ]
 
 

@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 import pytest
 
 from mrl_pg.errors import MrlError
-from mrl_pg.evaluation import Evaluation
 from mrl_pg.report import report_html, save_figures, to_csv
 from mrl_pg.report.chart import Axis, log_axis, nines_axis, share_axis, value_axis
 from mrl_pg.report.choice import alike, best, fastest, frontier, good_enough, usual_candidates
@@ -25,7 +24,7 @@ from mrl_pg.report.table import cell_text
 from mrl_pg.report.tasks import starting_points
 from mrl_pg.report.units import BYTE_UNITS, TIME_UNITS, duration, size
 from mrl_pg.report.words import comparison, evidence, latency, verdict
-from tests.unit.reports import NASTY, Search, evaluation, searches, summary
+from tests.unit.reports import NASTY, evaluation, search, searches, summary
 
 
 class Page(HTMLParser):
@@ -70,7 +69,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_has_every_section() -> None:
-    page = Page(report_html(evaluation(judged=True), measured=searches()))
+    page = Page(report_html(evaluation(judged=True, measured=searches())))
     assert page.open == []
     sections = [section["id"] for section in page.all("section")]
     assert sections == [
@@ -99,20 +98,8 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert "Through the index" not in page.text
 
 
-def test_an_evaluation_brings_its_own_searches() -> None:
-    class Whole(Evaluation):
-        indexes = tuple(searches())
-
-    known = evaluation()
-    whole = Whole(**{field: getattr(known, field) for field in known.__dataclass_fields__})
-    # The minute may change in between.
-    settings = {"reported": "now"}
-    assert report_html(whole, settings=settings) == report_html(known, measured=searches(), settings=settings)
-    assert to_csv(whole) == to_csv(known, searches())
-
-
 def test_nothing_comes_from_elsewhere() -> None:
-    html = report_html(evaluation(judged=True), measured=searches())
+    html = report_html(evaluation(judged=True, measured=searches()))
     assert not re.search(r"https?:|//[a-z]|@import|url\(|\bfetch\b|XMLHttpRequest", html)
     page = Page(html)
     links = [attributes.get(name) for _, attributes in page.tags for name in ("src", "href") if name in attributes]
@@ -126,8 +113,8 @@ def test_nothing_comes_from_elsewhere() -> None:
 
 def test_what_users_wrote_is_shown_as_it_is() -> None:
     measured = [replace(search, prefix=NASTY) for search in searches()]
-    shown = replace(evaluation(), notes=(NASTY,))
-    html = report_html(shown, table=NASTY, measured=measured, settings={NASTY: NASTY})
+    shown = replace(evaluation(measured=measured), notes=(NASTY,))
+    html = report_html(shown, table=NASTY, settings={NASTY: NASTY})
     page = Page(html)
     assert page.open == []
     assert len(page.all("script")) == 1
@@ -139,9 +126,9 @@ def test_what_users_wrote_is_shown_as_it_is() -> None:
 
 
 def test_tables_hold_the_figures() -> None:
-    shown = evaluation(judged=True)
     measured = searches()
-    alone, reranked, costs, index, judged, _ = Page(report_html(shown, measured=measured)).tables
+    shown = evaluation(judged=True, measured=measured)
+    alone, reranked, costs, index, judged, _ = Page(report_html(shown)).tables
     for point, row in zip(shown.points, alone[1:], strict=True):
         low, high = point.recall.low, point.recall.high
         assert row[:6] == [
@@ -172,8 +159,8 @@ def test_tables_hold_the_figures() -> None:
 
 
 def test_charts_hold_the_figures() -> None:
-    shown = evaluation(judged=True)
-    by_name = {one.name: one for one in figures(shown, searches(), target=0.95)}
+    shown = evaluation(judged=True, measured=searches())
+    by_name = {one.name: one for one in figures(shown, target=0.95)}
     (chart,) = by_name["recall-by-dims"].charts
     drawn = {(series.look, mark.x, mark.y) for series in chart.series for mark in series.marks}
     assert drawn == {(point.kind, point.dims, point.recall.mean) for point in shown.points}
@@ -194,7 +181,9 @@ def test_charts_hold_the_figures() -> None:
 
 
 def test_filters_are_reported_apart_and_the_fastest_is_marked() -> None:
-    (figure,) = [one for one in figures(evaluation(), searches(), target=0.95) if one.name == "recall-by-latency"]
+    (figure,) = [
+        one for one in figures(evaluation(measured=searches()), target=0.95) if one.name == "recall-by-latency"
+    ]
     plain, filtered = figure.charts
     assert plain.title == "No filter"
     assert filtered.title.startswith("Filter {")
@@ -338,28 +327,20 @@ def test_settings_are_those_of_the_evaluation_and_the_callers() -> None:
     assert text.count("machine") == 1
 
 
-def test_csv_has_all_figures_in_full() -> None:
-    shown = evaluation(judged=True)
-    lines = list(csv.DictReader(io.StringIO(to_csv(shown, searches()))))
-    assert [line["source"] for line in lines].count("index") == 5
-    assert len(lines) == 1 + len(shown.points) * 4 + 5
-    scanned = [line for line in lines if line["source"] == "scan" and line["kind"] != "exact"]
-    for point in shown.points:
-        of_point = [line for line in scanned if (line["kind"], line["dims"]) == (point.kind, str(point.dims))]
-        assert [line["candidates"] for line in of_point] == ["", "10", "50", "100"]
-        assert float(of_point[0]["recall_mean"]) == point.recall.mean
-        assert float(of_point[3]["recall_low"]) == point.reranked[2].recall.low
-        assert int(of_point[0]["index_bytes"]) == point.footprint.index_bytes
-        assert int(of_point[0]["recall_queries"]) == 200
-    assert lines[-1]["filter"].startswith('{"lang": ')
-    assert "ndcg_10_mean" not in to_csv(evaluation())
+def test_csv_has_all_records_in_full() -> None:
+    shown = evaluation(judged=True, measured=searches())
+    lines = list(csv.DictReader(io.StringIO(to_csv(shown))))
+    expected = shown.records()
+    assert len(lines) == len(expected) == len(shown.points) * 4 + 5
+    for line, record in zip(lines, expected, strict=True):
+        assert line == {name: "" if value is None else str(value) for name, value in record.items()}
 
 
 def test_figures_are_saved_for_a_paper(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    shown, directory = evaluation(judged=True), tmp_path / "new" / "figures"
     measured = [search for search in searches("$a$ $b") if search.filter is None]
-    saved = save_figures(shown, directory, measured=measured, formats=["svg"])
+    shown, directory = evaluation(judged=True, measured=measured), tmp_path / "new" / "figures"
+    saved = save_figures(shown, directory, formats=["svg"])
     names = ["recall-by-dims", "recall-by-candidates", "recall-by-cost", "recall-by-latency", "ndcg-by-dims"]
     assert saved == [directory / f"{name}.svg" for name in names]
     for path in saved:
@@ -367,7 +348,7 @@ def test_figures_are_saved_for_a_paper(tmp_path: Path) -> None:
     first = saved[0].read_text()
     assert "random (control)" in first
     assert "$a$ $b" in saved[3].read_text()
-    save_figures(shown, directory, measured=measured, formats=["svg"])
+    save_figures(shown, directory, formats=["svg"])
     assert saved[0].read_text() == first
     (png,) = [path for path in save_figures(evaluation(), tmp_path, formats=["png"]) if "dims" in path.name]
     assert png.read_bytes().startswith(b"\x89PNG")
@@ -444,6 +425,6 @@ def test_numbers_are_written_for_people() -> None:
 
 
 def test_one_search_makes_a_chart() -> None:
-    one = [Search("embedding_64", 10, 10, summary(1.0, 0), 0.3)]
-    page = Page(report_html(evaluation(), measured=one))
+    one = search("embedding_64", 10, 10, summary(1.0, 0), 0.3)
+    page = Page(report_html(evaluation(measured=[one])))
     assert page.open == []

@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     settings = {"command": f"mrl-pg eval {'long ' * 30}{'x' * 200}"}
-    html = report_html(evaluation(judged=True), table=NASTY, measured=searches(), settings=settings)
+    html = report_html(evaluation(judged=True, measured=searches()), table=NASTY, settings=settings)
     path.write_text(html, encoding="utf-8")
     return path
 
