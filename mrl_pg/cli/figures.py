@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -83,11 +82,9 @@ def next_step(table: str, known: Target, embedding: str, found: Evaluation) -> s
 
 def write_csv(path: str, found: Evaluation) -> None:
     """Returns nothing; writes the figures, a line each."""
-    records = found.records()
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    from mrl_pg.report import to_csv
+
+    Path(path).write_text(to_csv(found), encoding="utf-8")
 
 
 def _costs(point: Point, candidates: int) -> list[Any]:

@@ -23,7 +23,7 @@ LAYERS = [
     ["measure"],
     ["backfill", "embedding", "evaluate", "rotate"],
     ["verdict"],
-    ["evaluation"],
+    ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
     ["statements", "embed", "queries", "relevance", "scan"],
     ["footprint", "metrics", "views"],
     ["registry", "vectors"],
