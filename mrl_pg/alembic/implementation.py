@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
+import psycopg
 import sqlalchemy as sa
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
@@ -25,10 +26,9 @@ from mrl_pg.alembic.prefix_operations import (
     PrefixOperation,
     RotateOp,
 )
-from mrl_pg.basis import fit
 from mrl_pg.errors import MrlError, NotInstalledError
 from mrl_pg.install import SCHEMA_VERSION, check_version, install_files, resource_dir, version_key
-from mrl_pg.rotate import add, finished, read_sample, rotation
+from mrl_pg.psycopg import rotate
 from mrl_pg.spec import Distance
 from mrl_pg.sqlalchemy.model import install, run_script
 
@@ -110,7 +110,18 @@ def _rotate(operations: Operations, operation: RotateOp) -> None:
             f"mrl-pg rotate {shlex.quote(_shown(operation))} --dims {operation.dims}"
         )
     _require_installed(operations)
-    asked = rotation(
+    connection = operations.get_bind()
+    if connection.execute(statements.FIT, {"target": operation.target, "prefix": operation.prefix}).first():
+        return
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, psycopg.Connection):
+        raise MrlError(
+            f"op.mrl_rotate reads the rows through psycopg, not {connection.dialect.driver}. "
+            "Run the migration with a postgresql+psycopg:// URL."
+        )
+    # In the transaction of the migration, on its connection.
+    prefix = rotate(
+        driver,
         (operation.schema, operation.table),
         operation.embedding,
         dims=operation.dims or 0,
@@ -119,15 +130,6 @@ def _rotate(operations: Operations, operation: RotateOp) -> None:
         distance=cast("Distance", operation.distance),
         model=operation.model,
     )
-    connection = operations.get_bind()
-
-    def execute(statement: Any, values: dict[str, Any]) -> Any:
-        return connection.execute(statement, values).all()
-
-    if execute(statements.FIT, {"target": operation.target, "prefix": operation.prefix}):
-        return
-    basis = fit(finished(read_sample(asked), execute), asked.dims, asked.distance, seed=asked.seed)
-    prefix = finished(add(asked, basis), execute)
     if prefix != operation.prefix:
         # Raised, the migration takes it back.
         raise MrlError(

@@ -12,7 +12,7 @@ from alembic.operations import Operations
 from mrl_pg import statements
 from mrl_pg.alembic.operations import MrlOperation
 from mrl_pg.errors import SpecError
-from mrl_pg.rotate import DEFAULT_SAMPLE
+from mrl_pg.psycopg.rotate import DEFAULT_SAMPLE
 from mrl_pg.spec import (
     DEFAULT_EF_CONSTRUCTION,
     DEFAULT_M,

@@ -74,10 +74,7 @@ for command in (
     drop_prefix,
     uninstall,
     embed,
-<<<<<<< HEAD
     evaluate,
-=======
     bench,
->>>>>>> main
 ):
     main.add_command(command)

@@ -1,26 +1,23 @@
-"""Learning a rotation from the rows of a table, on a psycopg Connection."""
+"""Fitting a rotation to the rows of a table."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from psycopg import Connection
 
-<<<<<<< HEAD
 from mrl_pg import statements
 from mrl_pg.basis import fit
 from mrl_pg.errors import SpecError
-=======
-from mrl_pg.basis import fit
 from mrl_pg.psycopg.prefixes import DEFAULT_LOCK_TIMEOUT, waiting_no_longer
->>>>>>> main
 from mrl_pg.psycopg.run import check_installed, execute
 from mrl_pg.psycopg.sample import embedding_column, read_sample
 from mrl_pg.psycopg.search import describe, forget
-from mrl_pg.registry import TableName
-from mrl_pg.rotate import DEFAULT_SAMPLE, add, finished, read_sample, rotation
-from mrl_pg.spec import Distance
+from mrl_pg.registry import TableName, split_name
+from mrl_pg.spec import MAX_PREFIX_DIMS, Distance, check_distance
+from mrl_pg.vectors import to_text
+
+DEFAULT_SAMPLE = 20_000
 
 
 def rotate(
@@ -51,31 +48,28 @@ def rotate(
     :raises SpecError: for dims, a distance or a sample that cannot be.
     :raises NotInstalledError: where the schema mrl is missing.
     """
-    asked = rotation(target, embedding, dims=dims, sample=sample, seed=seed, distance=distance, model=model)
+    check_distance(distance)
+    if not 1 <= dims <= MAX_PREFIX_DIMS:
+        raise SpecError(f"dims must be between 1 and {MAX_PREFIX_DIMS:,}, not {dims}. The usual ones are 128 and 256.")
+    if sample < dims:
+        raise SpecError(
+            f"a sample of {sample:,} rows does not determine {dims} dimensions. "
+            f"Take at least {dims:,}; the default is {DEFAULT_SAMPLE:,}."
+        )
     check_installed(conn)
     with conn.transaction():
-<<<<<<< HEAD
         known = describe(conn, target)
         column = embedding_column(conn, known, embedding)
         ((count, _),) = execute(conn, statements.count_embeddings(known, embedding))
         found = read_sample(conn, known, column, sample, seed=seed, count=count)
+    # No transaction of ours is open for the seconds this takes.
     basis = fit(found.embeddings, dims, distance, seed=seed)
     rows = "{" + ",".join(f'"{to_text(row)}"' for row in basis.rows) + "}"
     values = {"rows": rows, "sample": basis.sample, "seed": seed, "kept": basis.kept}
     name = statements.quoted(*split_name(target))
-    with conn.transaction():
+    with waiting_no_longer(conn, target, lock_timeout):
         stored = execute(conn, statements.add_basis(name, embedding, distance, model), values)[0][0]
-        add = statements.add_prefix(name, embedding, dims, distance, model, "rotate", stored)
+        add = statements.add_prefix(name, embedding, dims, distance, model, kind="rotate", basis=stored)
         prefix: str = execute(conn, add)[0][0]
     forget(conn, target)
     return prefix
-=======
-        describe(conn, target)
-        found = finished(read_sample(asked), partial(execute, conn, binary=True))
-    # No transaction is open for the seconds this takes.
-    basis = fit(found, dims, distance, seed=seed)
-    with waiting_no_longer(conn, target, lock_timeout):
-        column: str = finished(add(asked, basis), partial(execute, conn))
-    forget(conn, target)
-    return column
->>>>>>> main

@@ -21,7 +21,7 @@ LAYERS = [
     ["documents"],
     ["sqlalchemy", "psycopg"],
     ["measure"],
-    ["backfill", "embedding", "evaluate", "rotate"],
+    ["backfill", "embedding", "evaluate"],
     ["verdict"],
     ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
     ["statements", "embed", "queries", "relevance", "scan"],
