@@ -381,7 +381,7 @@ def test_every_directive_has_a_reverse() -> None:
     assert isinstance(mrl_pg.alembic.InstallOp().reverse().reverse(), mrl_pg.alembic.InstallOp)
 
 
-def test_a_rotation(project: Project, dsn: str) -> None:
+def test_a_rotation(project: Project) -> None:
     on = "'documents', dims=8"
     rows = (
         'op.execute("INSERT INTO documents SELECT n, ARRAY(SELECT sin(n * i) FROM generate_series(1, 64) i)::vector '
@@ -395,21 +395,21 @@ def test_a_rotation(project: Project, dsn: str) -> None:
     project.upgrade("0002")
     with pytest.raises(MrlError, match=r"50 of 50 rows of documents lack embedding_rot8_v1"):
         project.upgrade()
-    with connect(dsn) as conn:
+    with connect(project.dsn) as conn:
         assert conn.execute("SELECT prefix, model FROM mrl.prefixes").fetchall() == [("embedding_rot8_v1", "small-3")]
         backfill(conn, "documents")
     project.upgrade()
-    with connect(dsn) as conn:
+    with connect(project.dsn) as conn:
         assert [hit.key for hit in search(conn, "documents", [np.sin(7 * i) for i in range(1, 65)], k=1)] == [7]
     project.write(f"op.mrl_rotate({on})\nop.mrl_rotate({on}, version=3)")
     with pytest.raises(MrlError, match=r"the next rotation of embedding of documents is embedding_rot8_v2, not emb"):
         project.upgrade()
-    with connect(dsn) as conn:
+    with connect(project.dsn) as conn:
         assert conn.execute("SELECT count(*) FROM mrl.bases").fetchall() == [(1,)]
     with pytest.raises(MrlError, match=r"learnt from rows, and a script has none.*mrl-pg rotate documents --dims 8"):
         project.offline("0001:0002")
     project.downgrade("0001")
-    with connect(dsn) as conn:
+    with connect(project.dsn) as conn:
         assert conn.execute("SELECT count(*) FROM mrl.prefixes").fetchall() == [(0,)]
 
 
