@@ -63,9 +63,10 @@ def server(
 ) -> Iterator[str]:
     """Yield the URI (user and database ``postgres``) of a local server with pgvector, started if need be.
 
-    The server stops when the last process that uses ``directory`` leaves. SIGTERM, where nobody else handles
-    it, unwinds the ``with`` block as Ctrl-C does, so that no server stays behind; one left by SIGKILL is
-    taken over by the next user of its directory. Enter and leave from one thread of a process at a time.
+    The server stops when the last process that uses ``directory`` leaves. SIGTERM and SIGHUP, where nobody
+    else handles them, unwind the ``with`` block as Ctrl-C does, so that no server stays behind; one left by
+    SIGKILL is taken over by the next user of its directory. Enter and leave from one thread of a process at a
+    time.
 
     :param directory: the data directory, made with its parents if missing, kept and used again; None for a
         temporary one that is removed at the end.
@@ -226,13 +227,15 @@ def _uri(handle: PostgresServer) -> str:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Make SIGTERM raise SystemExit, which unwinds ``with`` blocks, instead of ending the process at once."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Make SIGTERM and SIGHUP raise SystemExit, which unwinds ``with`` blocks; they would end the process at once."""
+    # A closed terminal sends SIGHUP, which Windows does not have; under nohup it is ignored and stays so.
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    ours = [number for name in names if (number := getattr(signal, name, None)) is not None]
+    ours = [number for number in ours if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)

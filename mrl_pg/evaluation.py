@@ -125,6 +125,12 @@ class Evaluation:
     notes: tuple[str, ...]
     indexes: tuple[Measured, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """Returns the report, for notebooks."""
+        from mrl_pg.report.notebook import notebook_html
+
+        return notebook_html(self)
+
     def as_dict(self) -> dict[str, Any]:
         """Returns all of it as dictionaries, tuples, numbers and strings, as JSON wants it."""
         return asdict(self)

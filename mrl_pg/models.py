@@ -102,7 +102,8 @@ _TABLE = [
         matryoshka=True,
         source="https://huggingface.co/nomic-ai/nomic-embed-text-v1.5",
         layer_norm=True,
-        note="Trained behind a layer norm without weights: apply it to the full embedding, then cut, then normalise.",
+        note="Trained behind a layer norm without weights, to bear being reduced to signs (discussion 35 beside the "
+        "card): apply it to the full embedding, then cut, then normalise.",
     ),
     Model(
         name="mxbai-embed-large-v1",

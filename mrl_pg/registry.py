@@ -92,6 +92,7 @@ def read_prefix(row: Mapping[str, Any]) -> Prefix:
         index=row["index"],
         maintained=row["maintained"],
         basis=row["basis"],
+        layer_norm=row["layer_norm"],
     )
 
 

@@ -11,11 +11,14 @@ from mrl_pg.errors import SpecError
 from mrl_pg.models import default_dims, find_model, prefix_advice
 
 Distance = Literal["cosine", "l2", "inner_product"]
-Kind = Literal["truncate", "binary", "rotate"]
+Kind = Literal["truncate", "binary", "half", "rotate"]
 EmbeddingType = Literal["vector", "halfvec"]
 
 # What a model or a migration can ask for; a rotation needs rows to learn from.
-DECLARED_KINDS = ("truncate", "binary")
+DECLARED_KINDS = ("truncate", "binary", "half")
+# What takes the whole embedding where dims are left out, and what a kind adds to the name of its column.
+WHOLE_KINDS = ("binary", "half")
+_INFIXES = {"binary": "bit", "half": "half", "rotate": "rot"}
 
 # What pgvector's HNSW can index as halfvec, and what a vector column can hold (as bits HNSW takes 64,000).
 MAX_PREFIX_DIMS = 4_000
@@ -67,6 +70,7 @@ class Prefix:
     index: str | None = None
     maintained: bool = True
     basis: str | None = None
+    layer_norm: bool = False
 
     @property
     def operator(self) -> str:
@@ -79,10 +83,13 @@ class Matryoshka:
     """One embedding column and one prefix of it, as a model declares them.
 
     :param full_dims: length of the embedding.
-    :param dims: length of the prefix, below ``full_dims`` and at most 4,000; of a binary one up to ``full_dims``.
+    :param dims: length of the prefix, below ``full_dims`` and at most 4,000; of a binary one up to ``full_dims``,
+        of kind half that alone. Both take all where it is left out.
     :param distance: ``cosine``, ``l2`` or ``inner_product``; smaller is nearer.
     :param model: name of the embedding model, kept in the registry.
-    :param kind: ``truncate``, the first dims as halfvec, or ``binary``, their sign bits.
+    :param kind: ``truncate``, the first dims as halfvec, ``binary``, their sign bits, or ``half``, the whole embedding
+        as halfvec.
+    :param layer_norm: take the prefix from the layer norm of the embedding, for models that were trained behind one.
     :param column: column of the embedding.
     :param embedding_type: ``vector``, or ``halfvec`` for half the table and half the rerank reads.
     :param m: links per node of the HNSW graph, 2 to 100.
@@ -91,10 +98,12 @@ class Matryoshka:
     """
 
     full_dims: int
-    dims: int
+    # None is how it is left out; what is declared has a number.
+    dims: int = None  # type: ignore[assignment]
     distance: Distance = "cosine"
     model: str | None = None
     kind: Kind = "truncate"
+    layer_norm: bool = False
     column: str = "embedding"
     embedding_type: EmbeddingType = "vector"
     m: int = DEFAULT_M
@@ -106,13 +115,20 @@ class Matryoshka:
                 f"full_dims must be between 2 and {MAX_FULL_DIMS:,}, not {self.full_dims}. "
                 "Give the length of the embeddings your model returns."
             )
+        if self.dims is None and self.kind in WHOLE_KINDS:
+            object.__setattr__(self, "dims", self.full_dims)
         check_dims(self.dims, self.kind)
+        if self.kind == "half" and self.dims != self.full_dims:
+            raise SpecError(
+                f"dims must be full_dims = {self.full_dims}, not {self.dims}. "
+                "Kind half keeps the whole embedding: leave dims out."
+            )
         if self.kind == "binary" and self.dims > self.full_dims:
             raise SpecError(
                 f"dims must be at most full_dims = {self.full_dims}, not {self.dims}. "
                 "A binary prefix has the signs of some dimensions, or of all."
             )
-        if self.kind != "binary" and self.dims >= self.full_dims:
+        if self.kind == "truncate" and self.dims >= self.full_dims:
             raise SpecError(
                 f"dims must be below full_dims = {self.full_dims}, not {self.dims}. "
                 "A prefix is shorter than its embedding."
@@ -124,22 +140,23 @@ class Matryoshka:
 
     @classmethod
     def for_model(cls, name: str, *, dims: int | None = None, **overrides: Any) -> Matryoshka:
-        """Returns the declaration for an embedding model: its full_dims, distance and name.
+        """Returns the declaration for an embedding model: its full_dims, distance, transform and name.
 
         Warns where the model is not documented to be cut at ``dims``, and says what to do instead.
 
         :param name: name of the model, as the API or the hub has it.
-        :param dims: length of the prefix; default: the documented one nearest 256, for binary all.
+        :param dims: length of the prefix; default: the documented one nearest 256, for binary and half all.
         :param overrides: any other parameter of Matryoshka, ``full_dims`` for embeddings stored shortened.
         :raises SpecError: for a model that is not in ``mrl_pg.models.MODELS``.
         """
         model = find_model(name)
         given = {"full_dims": model.full_dims, "distance": model.distance, "model": model.name} | overrides
-        if dims is None:
-            # Sign bits are small enough to take them all.
-            binary = given.get("kind") == "binary"
-            dims = given["full_dims"] if binary else default_dims(model, given["full_dims"])
-        spec = cls(dims=dims, **given)
+        # A layer norm makes ready for what kind half does not do: cutting, and taking signs.
+        given.setdefault("layer_norm", model.layer_norm and given.get("kind") != "half")
+        if dims is None and given.get("kind") not in WHOLE_KINDS:
+            dims = default_dims(model, given["full_dims"])
+        # Left out, dims are all, which mypy cannot know.
+        spec = cls(dims=dims, **given)  # type: ignore[arg-type]
         if spec.dims < spec.full_dims and (advice := prefix_advice(model, spec.dims)):
             warnings.warn(advice, UserWarning, stacklevel=2)
         return spec
@@ -147,7 +164,7 @@ class Matryoshka:
     @property
     def prefix(self) -> str:
         """The prefix column: ``embedding_256``, ``embedding_bit1536``."""
-        return prefix_name(self.column, self.dims, self.kind)
+        return prefix_name(self.column, self.dims, self.kind, layer_norm=self.layer_norm)
 
     @property
     def operator_class(self) -> str:
@@ -169,17 +186,23 @@ class Matryoshka:
             embedding_type=self.embedding_type,
             kind=self.kind,
             model=self.model,
+            layer_norm=self.layer_norm,
         )
 
 
-def check_dims(dims: int, kind: str = "truncate") -> None:
+def check_dims(dims: int | None, kind: str = "truncate") -> None:
     """Returns nothing; raises SpecError for a kind that is not one of ours, or a prefix that HNSW cannot index."""
     if kind == "rotate":
         raise SpecError(
-            f"a rotation is learnt from rows that are there, and not declared. Run: mrl-pg rotate TABLE --dims {dims}"
+            "a rotation is learnt from rows that are there, and not declared. "
+            f"Run: mrl-pg rotate TABLE --dims {dims or 128}"
         )
     if kind not in DECLARED_KINDS:
-        raise SpecError(f"unknown kind {kind!r}. Use truncate or binary.")
+        raise SpecError(f"unknown kind {kind!r}. Use truncate, binary or half.")
+    if dims is None:
+        if kind in WHOLE_KINDS:
+            return
+        raise SpecError(f"kind {kind} needs dims, the length of the prefix. Give dims=256, for example.")
     if kind == "binary" and not 1 <= dims <= MAX_FULL_DIMS:
         raise SpecError(
             f"dims must be between 1 and {MAX_FULL_DIMS:,}, not {dims}. A vector has at most 16,000 dimensions."
@@ -208,9 +231,17 @@ def check_graph(m: int, ef_construction: int) -> None:
         )
 
 
-def prefix_name(embedding: str, dims: int, kind: str = "truncate") -> str:
-    """Returns the column of a prefix: ``embedding_256``, ``embedding_bit1536``."""
-    return shorten(f"{embedding}_{'bit' if kind == 'binary' else ''}{dims}")
+def prefix_name(
+    embedding: str, dims: int, kind: str = "truncate", *, layer_norm: bool = False, version: int | None = None
+) -> str:
+    """Returns the column of a prefix: ``embedding_256``, ``embedding_ln256``, ``embedding_rot128_v1``.
+
+    The same as mrl.prefix_name() in SQL.
+
+    :param version: of the basis of a rotation.
+    """
+    infix = ("ln" if layer_norm else "") + _INFIXES.get(kind, "")
+    return shorten(f"{embedding}_{infix}{dims}{'' if version is None else f'_v{version}'}")
 
 
 def operator_class(distance: Distance, kind: str = "truncate") -> str:

@@ -21,6 +21,11 @@ Bases: TypeAlias = Sequence[FloatArray | None]
 VectorLike: TypeAlias = Sequence[float] | npt.NDArray[np.floating[Any]]
 
 FP16_MAX = 65_504.0
+# What PyTorch adds to the variance, and the lines that mrl.layer_norm() in SQL draws: deviations from the mean that are
+# smaller may be rounding, and lengths beyond come too near the ends of float32.
+LAYER_NORM_EPS = 1e-5
+MIN_DEVIATION = 1e-6
+MIN_LENGTH, MAX_LENGTH = 1e-30, 1e30
 
 
 def query_vectors(
@@ -43,10 +48,10 @@ def query_vectors(
 
 
 def _given_prefix(prefix_query: VectorLike, prefix: Prefix) -> PrefixArray:
-    if prefix.kind != "truncate":
+    if prefix.kind != "truncate" or prefix.layer_norm:
         raise SearchError(
-            f"prefix_query is for prefixes that are the first dimensions; {prefix.prefix} is of kind {prefix.kind}. "
-            "Leave it out: the prefix is made from the query."
+            f"prefix_query is for prefixes that are the first dimensions; {prefix.prefix} is of kind {prefix.kind}"
+            f"{' behind a layer norm' if prefix.layer_norm else ''}. Leave it out: the prefix is made from the query."
         )
     if np.shape(prefix_query) != (prefix.dims,):
         raise DimensionError(prefix.dims, np.size(prefix_query), "prefix_query")
@@ -86,12 +91,20 @@ def query_vector(query: VectorLike, prefix: Prefix) -> FloatArray:
             f"query[{position}] is {array[position]}. Check how the embedding was made: every number must be "
             "finite as float32."
         )
-    head = vector[:used]
+    head, whose = vector[:used], "the query"
+    if prefix.layer_norm:
+        head, whose = layer_norm(vector), "the layer norm of the query"
+        if not np.any(head):
+            raise SearchError(
+                f"the query has no layer norm: its {len(vector)} dimensions are all the same, or out of range. "
+                "Check how the embedding was made."
+            )
+        head = head[:used]
     directed = prefix.kind == "binary" or prefix.distance == "cosine"
     if directed and not np.any(head):
         what = "a binary prefix" if prefix.kind == "binary" else "cosine"
         raise SearchError(
-            f"the first {used} dimensions of the query are zero, and {what} has no direction there. "
+            f"the first {used} dimensions of {whose} are zero, and {what} has no direction there. "
             "Check how the embedding was made."
         )
     # mrl.prefix() in SQL draws the same line for l2 and inner_product.
@@ -104,6 +117,20 @@ def query_vector(query: VectorLike, prefix: Prefix) -> FloatArray:
             "Scale the embeddings down."
         )
     return vector
+
+
+def layer_norm(embeddings: npt.NDArray[np.floating[Any]]) -> FloatArray:
+    """Returns the layer norms (n, dims) of embeddings, without weights: what mrl.layer_norm() makes in SQL.
+
+    The deviations from their mean over sqrt(variance + 1e-5), computed in float64. Where they are none but for
+    rounding (a millionth of the length), or the length is below 1e-30 or above 1e30, the row is zero; SQL has NULL.
+    """
+    rows = embeddings.astype(np.float64)
+    deviations = rows - rows.mean(axis=-1, keepdims=True)
+    lengths, spreads = (np.linalg.norm(vectors, axis=-1, keepdims=True) for vectors in (rows, deviations))
+    there = (lengths >= MIN_LENGTH) & (lengths <= MAX_LENGTH) & (spreads > MIN_DEVIATION * lengths)
+    scales = np.sqrt(np.square(deviations).mean(axis=-1, keepdims=True) + LAYER_NORM_EPS)
+    return np.where(there, deviations / scales, 0).astype(np.float32)
 
 
 def prefixes(embeddings: npt.NDArray[np.floating[Any]], dims: int, distance: Distance) -> npt.NDArray[np.float16]:
@@ -136,6 +163,8 @@ def prefixes_of(
     :param basis: rows of the basis of a rotation.
     :raises DimensionError: where the embeddings are not as long as the basis.
     """
+    if prefix.layer_norm:
+        embeddings = layer_norm(embeddings)
     if prefix.kind == "binary":
         return bits(embeddings, prefix.dims)
     if basis is not None:

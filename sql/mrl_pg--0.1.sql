@@ -190,6 +190,43 @@ RETURN mrl.rotate(embedding::vector, basis, distance);
 COMMENT ON FUNCTION mrl.rotate(halfvec, uuid, text) IS
     'first coordinates of an embedding under a basis as halfvec, L2-normalised for cosine; NULL where there are none (zero, of another length, beyond fp16, no such basis)';
 
+-- A constant as a vector, and what is left of a vector without its mean.
+CREATE FUNCTION mrl.filled(value double precision, dims integer) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN array_fill(value, ARRAY[dims])::vector;
+COMMENT ON FUNCTION mrl.filled(double precision, integer) IS 'vector whose dimensions are all the same';
+
+CREATE FUNCTION mrl.deviation(embedding vector) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN embedding - mrl.filled(-(embedding <#> mrl.filled(1, vector_dims(embedding))) / vector_dims(embedding), vector_dims(embedding));
+COMMENT ON FUNCTION mrl.deviation(vector) IS 'a vector without the mean of its dimensions';
+
+-- The sum behind a mean is of float32, so the deviation is taken twice, the second time of what the first has left.
+-- What deviates by less than a millionth of the length may be rounding alone: such a vector counts as constant. Steps
+-- are kept apart by OFFSET 0, so that each is taken once, from a copy (16000 is all of any vector) that is not fetched
+-- from TOAST again. And no write may fail, but the product of vectors does where it underflows: hence two ways to
+-- scale, each by 1 or more.
+CREATE FUNCTION mrl.layer_norm(embedding vector) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (
+    SELECT CASE WHEN made.scale >= 1 THEN made.deviation * mrl.filled(made.scale, made.dims)
+                ELSE l2_normalize(made.deviation) * mrl.filled(made.scale * made.spread, made.dims) END
+    FROM (SELECT measured.*, 1 / sqrt(measured.spread ^ 2 / measured.dims + 1e-5) AS scale
+          FROM (SELECT twice.*, vector_norm(twice.deviation) AS spread
+                FROM (SELECT mrl.deviation(once.deviation) AS deviation, once.dims, once.length
+                      FROM (SELECT mrl.deviation(copy.vector) AS deviation, vector_dims(copy.vector) AS dims, vector_norm(copy.vector) AS length
+                            FROM (SELECT subvector(layer_norm.embedding, 1, 16000) AS vector OFFSET 0) AS copy
+                            WHERE vector_norm(copy.vector) BETWEEN 1e-30 AND 1e30 OFFSET 0) AS once OFFSET 0) AS twice OFFSET 0) AS measured
+          WHERE measured.spread > 1e-6 * measured.length OFFSET 0) AS made);
+COMMENT ON FUNCTION mrl.layer_norm(vector) IS
+    'layer norm of an embedding, without weights: its deviations from their mean over sqrt(variance + 1e-5); NULL where there is none (constant but for rounding, length below 1e-30 or above 1e30)';
+
+CREATE FUNCTION mrl.layer_norm(embedding halfvec) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN mrl.layer_norm(embedding::vector);
+COMMENT ON FUNCTION mrl.layer_norm(halfvec) IS
+    'layer norm of an embedding, without weights: its deviations from their mean over sqrt(variance + 1e-5); NULL where there is none (constant)';
+
 -- For drivers: every driver reads bytea, and numpy reads this. Per vector int16 dims, int16 zero, big-endian float32 or float16.
 CREATE FUNCTION mrl.to_bytes(embedding vector) RETURNS bytea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -238,19 +275,26 @@ RETURN prefix IS NOT NULL AND current_setting('mrl.backfill', true) IS NOT DISTI
 COMMENT ON FUNCTION mrl.is_rotated(halfvec, text) IS
     'whether a prefix comes from the backfill with a basis, which announces itself by the setting mrl.backfill of its transaction';
 
--- The one place that says what the kinds are made of: trigger, counts and search run what it returns.
-CREATE FUNCTION mrl.prefix_expression(embedding text, kind text, dims integer, distance text, basis uuid) RETURNS text
+CREATE FUNCTION mrl.transform_expression(embedding text, layer_norm boolean) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN kind = 'truncate' THEN format('mrl.prefix(%s, %s, %L)', embedding, dims, distance)
-            WHEN kind = 'binary' THEN format('mrl.bits(%s, %s)', embedding, dims)
+RETURN CASE WHEN layer_norm THEN format('mrl.layer_norm(%s)', embedding) ELSE embedding END;
+COMMENT ON FUNCTION mrl.transform_expression(text, boolean) IS
+    'SQL expression of what a prefix is cut from: an expression that is the embedding, or its layer norm';
+
+-- The one place that says what the kinds are made of: trigger, counts and search run what it returns.
+CREATE FUNCTION mrl.prefix_expression(embedding text, kind text, dims integer, distance text, basis uuid, layer_norm boolean) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN kind IN ('truncate', 'half')
+                 THEN format('mrl.prefix(%s, %s, %L)', mrl.transform_expression(embedding, layer_norm), dims, distance)
+            WHEN kind = 'binary' THEN format('mrl.bits(%s, %s)', mrl.transform_expression(embedding, layer_norm), dims)
             WHEN kind = 'rotate' THEN format('mrl.rotate(%s, %L, %L)', embedding, basis, distance)
             ELSE 'NULL' END;
-COMMENT ON FUNCTION mrl.prefix_expression(text, text, integer, text, uuid) IS
+COMMENT ON FUNCTION mrl.prefix_expression(text, text, integer, text, uuid, boolean) IS
     'SQL expression that makes the prefix of a kind from an expression that is the embedding; NULL for an unknown kind';
 
 CREATE FUNCTION mrl.prefix_type(kind text) RETURNS regtype
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN kind IN ('truncate', 'rotate') THEN 'halfvec'::regtype WHEN kind = 'binary' THEN 'bit'::regtype END;
+RETURN CASE WHEN kind IN ('truncate', 'half', 'rotate') THEN 'halfvec'::regtype WHEN kind = 'binary' THEN 'bit'::regtype END;
 COMMENT ON FUNCTION mrl.prefix_type(text) IS 'type of a prefix of a kind; NULL for a kind that mrl-pg does not know';
 
 -- One function for every table. Which columns it serves stands in its trigger by number (tgattr), so renames
@@ -276,13 +320,14 @@ BEGIN
             USING ERRCODE = 'serialization_failure', HINT = 'Retry the transaction.';
     END IF;
     EXECUTE format('SELECT r.* FROM jsonb_populate_record($1, jsonb_build_object($2, %s::text)) AS r',
-                   mrl.prefix_expression(format('($1).%I', embedding_column), TG_ARGV[0], TG_ARGV[1]::int, TG_ARGV[2], nullif(TG_ARGV[4], '')::uuid))
+                   mrl.prefix_expression(format('($1).%I', embedding_column), TG_ARGV[0], TG_ARGV[1]::int, TG_ARGV[2], nullif(TG_ARGV[4], '')::uuid,
+                                         TG_ARGV[5] = 'layer_norm'))
         INTO NEW USING NEW, prefix_column;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION mrl.maintain_prefix() IS
-    'trigger function that fills a prefix column; arguments: kind, dims, distance, model, basis';
+    'trigger function that fills a prefix column; arguments: kind, dims, distance, model, basis, transform';
 
 -- The registry -------------------------------------------------------------------------------------------
 
@@ -326,7 +371,8 @@ SELECT t.tgrelid::regclass AS target,
        x.indexrelid::regclass AS index,
        t.tgenabled IN ('O', 'A') AS maintained,
        p.attnum AS position,
-       a.basis
+       a.basis,
+       a.transform = 'layer_norm' AS layer_norm
 FROM pg_trigger t
 JOIN pg_attribute e ON e.attrelid = t.tgrelid AND e.attnum = t.tgattr[0]
 JOIN pg_type et ON et.oid = e.atttypid
@@ -335,7 +381,8 @@ JOIN pg_attribute p ON p.attrelid = t.tgrelid AND p.attnum = t.tgattr[1]
 CROSS JOIN LATERAL (
     SELECT x[1] AS kind, substring(x[2] FROM '^[1-9][0-9]{0,4}$')::int AS dims, x[3] AS distance,
            convert_from(decode(x[4], 'escape'), getdatabaseencoding()) AS model,
-           substring(x[5] FROM '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$')::uuid AS basis
+           substring(x[5] FROM '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$')::uuid AS basis,
+           x[6] AS transform
     FROM mrl.trigger_arguments(t.tgargs) AS x OFFSET 0) a
 LEFT JOIN LATERAL (
     SELECT i.indexrelid
@@ -350,14 +397,15 @@ LEFT JOIN LATERAL (
 WHERE t.tgfoid = 'mrl.maintain_prefix'::regproc AND t.tgparentid = 0
   -- Anyone may write a trigger with our function by hand. A strange one must neither break the view for all nor, by
   -- a cast to vector, make those who look at mrl.status run a function of its author.
-  AND t.tgnargs = 5 AND a.dims IS NOT NULL AND (a.kind = 'rotate') = (a.basis IS NOT NULL) AND mrl.operator_class(a.distance, a.kind) IS NOT NULL
+  AND t.tgnargs = 6 AND a.dims IS NOT NULL AND (a.kind = 'rotate') = (a.basis IS NOT NULL) AND mrl.operator_class(a.distance, a.kind) IS NOT NULL
+  AND (a.transform = '' OR a.transform = 'layer_norm' AND a.kind <> 'rotate')
   AND e.atttypid IN ('vector'::regtype, 'halfvec'::regtype)
   AND p.atttypid = mrl.prefix_type(a.kind);
 COMMENT ON VIEW mrl.prefixes IS 'every prefix in this database, read from the triggers that keep them';
 COMMENT ON COLUMN mrl.prefixes.target IS 'table';
 COMMENT ON COLUMN mrl.prefixes.embedding IS 'column with the full vector';
 COMMENT ON COLUMN mrl.prefixes.prefix IS 'column with the short vector of stage one';
-COMMENT ON COLUMN mrl.prefixes.kind IS 'how the prefix is made: truncate, rotate or binary';
+COMMENT ON COLUMN mrl.prefixes.kind IS 'how the prefix is made: truncate, binary, half or rotate';
 COMMENT ON COLUMN mrl.prefixes.dims IS 'length of the prefix';
 COMMENT ON COLUMN mrl.prefixes.distance IS 'cosine, l2 or inner_product';
 COMMENT ON COLUMN mrl.prefixes.model IS 'model that made the embeddings, where it was told';
@@ -367,6 +415,7 @@ COMMENT ON COLUMN mrl.prefixes.index IS 'valid HNSW index over the whole prefix 
 COMMENT ON COLUMN mrl.prefixes.maintained IS 'false while the trigger is disabled or for replicas only';
 COMMENT ON COLUMN mrl.prefixes.position IS 'attribute number of the prefix: the lowest with an index serves searches';
 COMMENT ON COLUMN mrl.prefixes.basis IS 'basis of a rotation; NULL for the other kinds';
+COMMENT ON COLUMN mrl.prefixes.layer_norm IS 'whether the prefix is cut from the layer norm of the embedding';
 GRANT SELECT ON mrl.prefixes TO PUBLIC;
 
 CREATE FUNCTION mrl.keep_basis() RETURNS trigger
@@ -427,15 +476,15 @@ SELECT p.target, p.embedding, p.prefix, p.kind, p.dims, p.distance, p.model, p.f
        p.maintained, p.index,
        -- An index of a partitioned table is as large as its partitions.
        coalesce((SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(p.index)), pg_relation_size(p.index))::bigint AS index_bytes,
-       n.rows, n.missing, n.impossible
+       n.rows, n.missing, n.impossible, p.layer_norm
 FROM mrl.prefixes p
 CROSS JOIN LATERAL mrl.count_rows(p.target, p.embedding, p.prefix,
-                                  mrl.prefix_expression(quote_ident(p.embedding), p.kind, p.dims, p.distance, p.basis)) n;
+                                  mrl.prefix_expression(quote_ident(p.embedding), p.kind, p.dims, p.distance, p.basis, p.layer_norm)) n;
 COMMENT ON VIEW mrl.status IS 'every prefix with its row counts (reads the tables: filter by target on large databases)';
 COMMENT ON COLUMN mrl.status.target IS 'table';
 COMMENT ON COLUMN mrl.status.embedding IS 'column with the full vector';
 COMMENT ON COLUMN mrl.status.prefix IS 'column with the short vector of stage one';
-COMMENT ON COLUMN mrl.status.kind IS 'how the prefix is made: truncate, rotate or binary';
+COMMENT ON COLUMN mrl.status.kind IS 'how the prefix is made: truncate, binary, half or rotate';
 COMMENT ON COLUMN mrl.status.dims IS 'length of the prefix';
 COMMENT ON COLUMN mrl.status.distance IS 'cosine, l2 or inner_product';
 COMMENT ON COLUMN mrl.status.model IS 'model that made the embeddings, where it was told';
@@ -446,8 +495,9 @@ COMMENT ON COLUMN mrl.status.index IS 'valid HNSW index over the whole prefix co
 COMMENT ON COLUMN mrl.status.rows IS 'rows that have an embedding';
 COMMENT ON COLUMN mrl.status.missing IS 'of these, rows without a prefix';
 COMMENT ON COLUMN mrl.status.impossible IS
-    'of the missing, rows no prefix can be made of (zero, too short); NULL while more than 10,000 are missing and some can be filled';
+    'of the missing, rows no prefix can be made of (zero, too short, constant under a layer norm); NULL while more than 10,000 are missing and some can be filled';
 COMMENT ON COLUMN mrl.status.index_bytes IS 'size of the index';
+COMMENT ON COLUMN mrl.status.layer_norm IS 'whether the prefix is cut from the layer norm of the embedding';
 GRANT SELECT ON mrl.status TO PUBLIC;
 
 -- Adding and dropping prefixes ---------------------------------------------------------------------------
@@ -459,6 +509,15 @@ RETURN CASE WHEN length(convert_to(name, 'UTF8')) <= 63 THEN name
             ELSE (SELECT left(name, n) FROM generate_series(54, 1, -1) n WHERE length(convert_to(left(name, n), 'UTF8')) <= 54 LIMIT 1)
                  || '_' || left(md5(convert_to(name, 'UTF8')), 8) END;
 COMMENT ON FUNCTION mrl.shorten(text) IS 'a name that fits 63 bytes: unchanged, or cut to 54 bytes and a hash';
+
+-- The one place in SQL that names prefixes; prefix_name() in Python does the same for those that are declared.
+CREATE FUNCTION mrl.prefix_name(embedding name, kind text, dims integer, basis_version integer, layer_norm boolean) RETURNS name
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN mrl.shorten(embedding || '_' || CASE WHEN layer_norm THEN 'ln' ELSE '' END
+                   || CASE kind WHEN 'binary' THEN 'bit' WHEN 'half' THEN 'half' WHEN 'rotate' THEN 'rot' ELSE '' END
+                   || dims || coalesce('_v' || basis_version, ''));
+COMMENT ON FUNCTION mrl.prefix_name(name, text, integer, integer, boolean) IS
+    'name of a prefix column: embedding_256, embedding_ln256, embedding_bit1536, embedding_half1536, embedding_rot128_v1';
 
 CREATE FUNCTION mrl.check_options(options jsonb, known text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -481,13 +540,14 @@ END
 $$;
 COMMENT ON FUNCTION mrl.check_options(jsonb, text[]) IS 'raises the error for options that a function does not know';
 
-CREATE FUNCTION mrl.add_prefix(target regclass, embedding name, dims integer, distance text DEFAULT 'cosine',
+CREATE FUNCTION mrl.add_prefix(target regclass, embedding name, dims integer DEFAULT NULL, distance text DEFAULT 'cosine',
                                model text DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS name
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
     kind text;
+    layer_norm boolean;
     basis mrl.bases;
     prefix name;
     type text;
@@ -499,11 +559,20 @@ BEGIN
     IF distance IS NULL OR mrl.operator(distance) IS NULL THEN
         PERFORM mrl.unknown_distance(distance);
     END IF;
-    PERFORM mrl.check_options(options, ARRAY['kind', 'basis']);
+    PERFORM mrl.check_options(options, ARRAY['kind', 'basis', 'layer_norm']);
     kind := coalesce(options ->> 'kind', 'truncate');
     IF mrl.prefix_type(kind) IS NULL THEN
         RAISE EXCEPTION 'unknown kind %', quote_literal(kind)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use truncate, binary or rotate.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use truncate, binary, half or rotate.';
+    END IF;
+    IF jsonb_typeof(options -> 'layer_norm') <> 'boolean' THEN
+        RAISE EXCEPTION 'layer_norm must be true or false, not %', options -> 'layer_norm'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out unless the documentation of the model asks for it.';
+    END IF;
+    layer_norm := coalesce((options ->> 'layer_norm')::boolean, false);
+    IF kind = 'rotate' AND layer_norm THEN
+        RAISE EXCEPTION 'kind rotate takes no layer_norm: a rotation keeps the distances of the full vectors, there is nothing to cut'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave layer_norm out.';
     END IF;
     IF (kind = 'rotate') <> (options ->> 'basis' IS NOT NULL) THEN
         RAISE EXCEPTION '%', CASE WHEN kind = 'rotate' THEN 'kind rotate needs a basis' ELSE format('kind %s has no basis', kind) END
@@ -524,10 +593,6 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value', HINT = format('Run: mrl-pg rotate %s --dims %s', target, coalesce(dims, 256));
         END IF;
     END IF;
-    prefix := mrl.shorten(embedding || '_' || CASE WHEN kind = 'binary' THEN 'bit' WHEN kind = 'rotate' THEN 'rot' ELSE '' END || dims
-                          || CASE WHEN kind = 'rotate' THEN '_v' || basis.version ELSE '' END);
-    type := format('%s(%s)', mrl.prefix_type(kind), dims);
-    max_dims := CASE WHEN kind = 'binary' THEN 16000 ELSE 4000 END;
     SELECT t.typname, a.atttypmod INTO source
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = target AND a.attname = embedding AND a.attnum > 0 AND NOT a.attisdropped;
@@ -539,6 +604,14 @@ BEGIN
         RAISE EXCEPTION 'column % of % is %, not vector or halfvec', quote_ident(embedding), target, source.typname
             USING ERRCODE = 'datatype_mismatch', HINT = 'Name the column that holds the full embeddings.';
     END IF;
+    IF dims IS NULL AND kind IN ('binary', 'half') THEN
+        IF source.atttypmod < 1 THEN
+            RAISE EXCEPTION 'column % of % fixes no length, so dims must be given', quote_ident(embedding), target
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Give dims as the length of the embeddings.';
+        END IF;
+        dims := source.atttypmod;
+    END IF;
+    max_dims := CASE WHEN kind = 'binary' THEN 16000 ELSE 4000 END;
     IF dims IS NULL OR dims NOT BETWEEN 1 AND max_dims THEN
         RAISE EXCEPTION 'dims must be between 1 and %, not %', max_dims, coalesce(dims::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value',
@@ -549,7 +622,11 @@ BEGIN
         RAISE EXCEPTION 'dims must be at most the % dimensions of %, not %', source.atttypmod, quote_ident(embedding), dims
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A binary prefix has the signs of some dimensions, or of all.';
     END IF;
-    IF kind <> 'binary' AND source.atttypmod > 0 AND dims >= source.atttypmod THEN
+    IF kind = 'half' AND source.atttypmod > 0 AND dims <> source.atttypmod THEN
+        RAISE EXCEPTION 'dims must be the % dimensions of %, not %', source.atttypmod, quote_ident(embedding), dims
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Kind half keeps the whole embedding: leave dims out (NULL).';
+    END IF;
+    IF kind IN ('truncate', 'rotate') AND source.atttypmod > 0 AND dims >= source.atttypmod THEN
         RAISE EXCEPTION 'dims must be below the % dimensions of %, not %', source.atttypmod, quote_ident(embedding), dims
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A prefix is shorter than its embedding.';
     END IF;
@@ -559,6 +636,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = format('Run: mrl-pg rotate %s --dims %s', target, dims);
     END IF;
 
+    prefix := mrl.prefix_name(embedding, kind, dims, basis.version, layer_norm);
+    type := format('%s(%s)', mrl.prefix_type(kind), dims);
     SELECT p.model INTO present FROM mrl.prefixes p
     WHERE p.target = target AND p.embedding = embedding AND regexp_replace(p.model, '^.*/', '') <> regexp_replace(model, '^.*/', '')
       AND p.model <> '' AND model <> '' AND p.prefix <> prefix LIMIT 1;
@@ -566,11 +645,11 @@ BEGIN
         RAISE EXCEPTION '% of % holds embeddings of %, and those of % do not compare with them', quote_ident(embedding), target, present.model, model
             USING ERRCODE = 'invalid_parameter_value', HINT = format('Use %s, or a column of its own for %s.', present.model, model);
     END IF;
-    SELECT p.embedding, p.kind, p.dims, p.distance, p.model, p.basis INTO present
+    SELECT p.embedding, p.kind, p.dims, p.distance, p.model, p.basis, p.layer_norm INTO present
     FROM mrl.prefixes p WHERE p.target = target AND p.prefix = prefix;
     IF FOUND THEN
-        IF (present.embedding, present.kind, present.dims, present.distance, present.model)
-           = (embedding, kind, dims, distance, coalesce(model, '')) AND (present.basis = basis.id) IS NOT FALSE THEN
+        IF (present.embedding, present.kind, present.dims, present.distance, present.model, present.layer_norm)
+           = (embedding, kind, dims, distance, coalesce(model, ''), layer_norm) AND (present.basis = basis.id) IS NOT FALSE THEN
             RETURN prefix;
         END IF;
         RAISE EXCEPTION 'prefix % of % exists as % dims of % for % (model %)', quote_ident(prefix), target,
@@ -586,17 +665,21 @@ BEGIN
         RAISE EXCEPTION 'column % of % exists as %, not %', quote_ident(prefix), target, present.type, type
             USING ERRCODE = 'duplicate_column', HINT = 'Rename or drop it first.';
     END IF;
-    is_stale := format(CASE WHEN kind = 'binary' THEN 'mrl.is_stale(NEW.%1$I, NEW.%2$I, %3$s)'
+    is_stale := format(CASE WHEN kind = 'binary' THEN 'mrl.is_stale(NEW.%1$I, %6$s, %3$s)'
                             WHEN kind = 'rotate' THEN '(NEW.%1$I IS NOT NULL OR NEW.%2$I IS NOT NULL) AND NOT mrl.is_rotated(NEW.%1$I, %5$L)'
-                            ELSE 'mrl.is_stale(NEW.%1$I, NEW.%2$I, %3$s, %4$L)' END,
-                       prefix, embedding, dims, distance, basis.id);
+                            ELSE 'mrl.is_stale(NEW.%1$I, %6$s, %3$s, %4$L)' END,
+                       prefix, embedding, dims, distance, basis.id, mrl.transform_expression(format('NEW.%I', embedding), layer_norm));
+    IF layer_norm THEN
+        -- mrl.is_stale() says so too, but an insert would take the layer norm for it.
+        is_stale := format('CASE WHEN NEW.%I IS NULL THEN NEW.%I IS NOT NULL ELSE %s END', prefix, embedding, is_stale);
+    END IF;
     EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I %s', target, prefix, type);
     EXECUTE format(
         'CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE OF %2$I, %3$I ON %4$s FOR EACH ROW WHEN (%5$s) '
-        'EXECUTE FUNCTION mrl.maintain_prefix(%6$L, %7$L, %8$L, %9$L, %10$L)',
+        'EXECUTE FUNCTION mrl.maintain_prefix(%6$L, %7$L, %8$L, %9$L, %10$L, %11$L)',
         -- Triggers fire in the order of their names: ours after those that may set the embedding.
         mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, is_stale, kind, dims, distance, coalesce(model, ''),
-        coalesce(basis.id::text, ''));
+        coalesce(basis.id::text, ''), CASE WHEN layer_norm THEN 'layer_norm' ELSE '' END);
     RETURN prefix;
 END
 $$;
@@ -819,7 +902,7 @@ BEGIN
         RAISE EXCEPTION 'query has % dimensions, % of % has %', mrl.dims(query), quote_ident(spec.embedding), spec.target, spec.full_dims
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the query with the model of the table, at full size.';
     END IF;
-    EXECUTE 'SELECT ' || mrl.prefix_expression('$1', spec.kind, spec.dims, spec.distance, spec.basis) || '::text' INTO made USING query;
+    EXECUTE 'SELECT ' || mrl.prefix_expression('$1', spec.kind, spec.dims, spec.distance, spec.basis, spec.layer_norm) || '::text' INTO made USING query;
     IF made IS NOT NULL THEN
         RETURN format('%L::%s(%s)', made, mrl.prefix_type(spec.kind), spec.dims);
     END IF;
@@ -886,7 +969,7 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Take all stages from one embedding.';
         END IF;
         ranked := format('coalesce(%I, %s) OPERATOR(%I.%s) %s', spec.prefix,
-                         mrl.prefix_expression(quote_ident(embedding), spec.kind, spec.dims, spec.distance, spec.basis),
+                         mrl.prefix_expression(quote_ident(embedding), spec.kind, spec.dims, spec.distance, spec.basis, spec.layer_norm),
                          mrl.vector_schema(), mrl.prefix_operator(spec.distance, spec.kind), mrl.query_prefix(spec, query));
         ctes := ctes || format(
 'mrl_stage_%1$s AS MATERIALIZED (

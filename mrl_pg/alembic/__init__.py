@@ -5,8 +5,9 @@ One line in env.py registers everything::
     import mrl_pg.alembic  # noqa: F401
 
 Revisions then have ``op.mrl_install``, ``op.mrl_upgrade``, ``op.mrl_uninstall``, ``op.mrl_add_prefix``,
-``op.mrl_drop_prefix``, ``op.mrl_create_prefix_index`` and ``op.mrl_drop_prefix_index``. Autogenerate writes them
-from models with :class:`mrl_pg.sqlalchemy.MatryoshkaMixin` (or tables given to :func:`mrl_pg.sqlalchemy.declare`):
+``op.mrl_rotate``, ``op.mrl_drop_prefix``, ``op.mrl_create_prefix_index`` and ``op.mrl_drop_prefix_index``.
+Autogenerate writes them (but for rotations, which no model declares) from models with
+:class:`mrl_pg.sqlalchemy.MatryoshkaMixin`, or tables given to :func:`mrl_pg.sqlalchemy.declare`:
 
 - a new table gets its prefixes, triggers and indexes in the revision that creates it;
 - a new prefix of a table that exists gets a revision with its column and trigger, and when that is applied
@@ -28,6 +29,7 @@ from mrl_pg.alembic.prefix_operations import (
     CreatePrefixIndexOp,
     DropPrefixIndexOp,
     DropPrefixOp,
+    RotateOp,
 )
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "DropPrefixIndexOp",
     "DropPrefixOp",
     "InstallOp",
+    "RotateOp",
     "UninstallOp",
     "UpgradeOp",
     "include_object",

@@ -238,6 +238,7 @@ def _drop_index(table: ops.ModifyTableOps, prefix: Prefix, drop: ops.DropIndexOp
             prefix.dims,
             schema=table.schema,
             kind=prefix.kind,
+            layer_norm=prefix.layer_norm,
             m=int(graph.get("m", DEFAULT_M)),
             ef_construction=int(graph.get("ef_construction", DEFAULT_EF_CONSTRUCTION)),
         )
@@ -252,12 +253,20 @@ def _drop_prefix(table: ops.ModifyTableOps | ops.DropTableOp, prefix: Prefix) ->
         prefix.model,
         schema=table.schema,
         kind=prefix.kind,
+        layer_norm=prefix.layer_norm,
     )
 
 
 def _add_prefix(table: sa.Table, spec: Matryoshka) -> AddPrefixOp:
     return AddPrefixOp(
-        table.name, spec.column, spec.dims, spec.distance, spec.model, schema=table.schema, kind=spec.kind
+        table.name,
+        spec.column,
+        spec.dims,
+        spec.distance,
+        spec.model,
+        schema=table.schema,
+        kind=spec.kind,
+        layer_norm=spec.layer_norm,
     )
 
 
@@ -270,6 +279,7 @@ def _create_index(
         spec.dims,
         schema=table.schema,
         kind=spec.kind,
+        layer_norm=spec.layer_norm,
         m=spec.m,
         ef_construction=spec.ef_construction,
         concurrently=concurrently,

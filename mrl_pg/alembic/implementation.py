@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
+import psycopg
 import sqlalchemy as sa
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
@@ -19,10 +21,15 @@ from mrl_pg.alembic.prefix_operations import (
     CreatePrefixIndexOp,
     DropPrefixIndexOp,
     DropPrefixOp,
+    Operation,
     PrefixIndexOperation,
+    PrefixOperation,
+    RotateOp,
 )
 from mrl_pg.errors import MrlError, NotInstalledError
 from mrl_pg.install import SCHEMA_VERSION, check_version, install_files, resource_dir, version_key
+from mrl_pg.psycopg import rotate
+from mrl_pg.spec import Distance
 from mrl_pg.sqlalchemy.model import install, run_script
 
 _EXECUTE_RESULT = r" \gexec"
@@ -89,20 +96,59 @@ def _add_prefix(operations: Operations, operation: AddPrefixOp) -> None:
             operation.dims,
             operation.distance,
             operation.model,
-            operation.kind,
+            kind=operation.kind,
+            layer_norm=operation.layer_norm,
         ),
     )
+
+
+@Operations.implementation_for(RotateOp)
+def _rotate(operations: Operations, operation: RotateOp) -> None:
+    if operations.get_context().as_sql:
+        raise MrlError(
+            "a rotation is learnt from rows, and a script has none. Run this revision online, or leave it to: "
+            f"mrl-pg rotate {shlex.quote(_shown(operation))} --dims {operation.dims}"
+        )
+    _require_installed(operations)
+    connection = operations.get_bind()
+    if connection.execute(statements.FIT, {"target": operation.target, "prefix": operation.prefix}).first():
+        return
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, psycopg.Connection):
+        raise MrlError(
+            f"op.mrl_rotate reads the rows through psycopg, not {connection.dialect.driver}. "
+            "Run the migration with a postgresql+psycopg:// URL."
+        )
+    # In the transaction of the migration, on its connection.
+    prefix = rotate(
+        driver,
+        (operation.schema, operation.table),
+        operation.embedding,
+        dims=operation.dims or 0,
+        sample=operation.sample,
+        seed=operation.seed,
+        distance=cast("Distance", operation.distance),
+        model=operation.model,
+    )
+    if prefix != operation.prefix:
+        # Raised, the migration takes it back.
+        raise MrlError(
+            f"the next rotation of {operation.embedding} of {_shown(operation)} is {prefix}, not {operation.prefix}. "
+            f"Write the version that {prefix} ends in."
+        )
 
 
 @Operations.implementation_for(DropPrefixOp)
 def _drop_prefix(operations: Operations, operation: DropPrefixOp) -> None:
     _require_installed(operations)
+    operation = _with_dims(operations, operation)
     _execute(operations, statements.drop_prefix(operation.target, operation.prefix))
 
 
 @Operations.implementation_for(CreatePrefixIndexOp)
 def _create_prefix_index(operations: Operations, operation: CreatePrefixIndexOp) -> None:
     _require_installed(operations)
+    operation = _with_dims(operations, operation)
     concurrently = operation.concurrently
     build = statements.create_prefix_index(
         operation.target,
@@ -130,6 +176,7 @@ def _create_prefix_index(operations: Operations, operation: CreatePrefixIndexOp)
 @Operations.implementation_for(DropPrefixIndexOp)
 def _drop_prefix_index(operations: Operations, operation: DropPrefixIndexOp) -> None:
     _require_installed(operations)
+    operation = _with_dims(operations, operation)
     with _outside_transaction(operations.get_context(), operation.concurrently):
         _execute_result(operations, _drop_statements(operation, only_invalid=False))
 
@@ -145,6 +192,20 @@ def has_valid_index(connection: sa.Connection, operation: PrefixIndexOperation) 
         target=operation.target, prefix=operation.prefix, m=operation.m, ef_construction=operation.ef_construction
     )
     return any(valid for _, _, valid in connection.execute(indexes))
+
+
+def _with_dims(operations: Operations, operation: Operation) -> Operation:
+    """Returns an operation with its dims, which are those of the embedding where they were left out."""
+    if operation.dims is not None or operations.get_context().as_sql:
+        return operation
+    full_dims = statements.FULL_DIMS.bindparams(target=operation.target, embedding=operation.embedding)
+    dims = operations.get_bind().scalar(full_dims)
+    if dims is None:
+        raise MrlError(
+            f"{operation.embedding} of {operation.table} does not exist, or fixes no length. "
+            f"Name the embedding, or write its length: op.{operation.directive}(..., dims=...)"
+        )
+    return replace(operation, dims=dims)
 
 
 def _drop_statements(operation: PrefixIndexOperation, *, only_invalid: bool) -> sa.Select[Any]:
@@ -199,7 +260,7 @@ def _refuse_missing(connection: sa.Connection, operation: CreatePrefixIndexOp) -
         )
 
 
-def _shown(operation: PrefixIndexOperation) -> str:
+def _shown(operation: PrefixOperation) -> str:
     """Returns the name of a table as the command line takes it."""
     return f"{operation.schema}.{operation.table}" if operation.schema else operation.table
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from mrl_pg import __version__
+from mrl_pg.cli.bench import bench
 from mrl_pg.cli.demo import demo
 from mrl_pg.cli.embed import embed
 from mrl_pg.cli.errors import Stopped, explain
@@ -74,5 +75,6 @@ for command in (
     uninstall,
     embed,
     evaluate,
+    bench,
 ):
     main.add_command(command)

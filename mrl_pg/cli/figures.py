@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from itertools import groupby
 from pathlib import Path
 from shlex import quote
@@ -36,6 +35,7 @@ def print_evaluation(found: Evaluation) -> None:
             [p.kind, p.dims, _figure(p.recall), *(_figure(r.recall) for r in p.reranked if r.candidates > found.k)]
             for p in found.points
         ],
+        right=2,
         dense=True,
     )
     click.echo(
@@ -44,7 +44,7 @@ def print_evaluation(found: Evaluation) -> None:
         f"bytes in a row, and the index of {found.table_rows:,} rows:"
     )
     columns = ["kind", "dims", "p5", "worst", "overlap", "ranks", "kept", "bytes", "index", "memory", "build"]
-    print_table(columns, [_costs(point, candidates) for point in found.points], dense=True)
+    print_table(columns, [_costs(point, candidates) for point in found.points], right=2, dense=True)
     if found.relevance:
         _print_relevance(found, candidates)
     if found.indexes:
@@ -84,11 +84,9 @@ def next_step(table: str, known: Target, embedding: str, found: Evaluation) -> s
 
 def write_csv(path: str, found: Evaluation) -> None:
     """Returns nothing; writes the figures, a line each."""
-    records = found.records()
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    from mrl_pg.report import to_csv
+
+    Path(path).write_text(to_csv(found), encoding="utf-8")
 
 
 def _costs(point: Point, candidates: int) -> list[Any]:
@@ -119,7 +117,9 @@ def _print_relevance(found: Evaluation, candidates: int) -> None:
         [p.kind, p.dims, *_relevance(p.relevance), *_relevance(reranked(p, candidates).relevance)] for p in found.points
     ]
     then = f"from {candidates:,} candidates"
-    print_table(["kind", "dims", "nDCG@10", "relevant", f"nDCG@10 {then}", f"relevant {then}"], rows, dense=True)
+    print_table(
+        ["kind", "dims", "nDCG@10", "relevant", f"nDCG@10 {then}", f"relevant {then}"], rows, right=2, dense=True
+    )
 
 
 def _relevance(found: Any) -> list[str | None]:
@@ -150,7 +150,7 @@ def _print_indexes(found: Evaluation) -> None:
             ]
             for one in figures
         ]
-        print_table(columns, rows, dense=True)
+        print_table(columns, rows, right=2, dense=True)
 
 
 def _figure(figure: Summary) -> str:

@@ -25,11 +25,17 @@ _LONG_VECTOR = re.compile(r"\[((?:[^\],\[\s]+,){3})(?:[^\],\[\s]+,){4,}[^\],\[\s
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, whole: bool = False, dense: bool = False
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    whole: bool = False,
+    right: int | None = None,
+    dense: bool = False,
 ) -> None:
     """Prints a table: drawn on a terminal, tab-separated values with a header in a pipe.
 
     :param whole: where the terminal is too narrow, print the rows one below the other instead of cutting values.
+    :param right: from this column on all are flush right, as columns of numbers are anyway.
     :param dense: leave out lines and put columns closer together, for many of both.
     """
     if not sys.stdout.isatty():
@@ -42,7 +48,7 @@ def print_table(
 
     console = Console(markup=False, highlight=False, emoji=False)
     cells = [columns, *([*map(_cell, row)] for row in rows)]
-    if whole and sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True)) > console.width:
+    if whole and sum(max(map(len, column)) + 3 for column in zip(*cells, strict=True)) > console.width:
         for row in cells[1:]:
             for name, cell in zip(columns, row, strict=True):
                 click.echo(f"{name:>{max(map(len, columns))}}  {cell}")
@@ -51,6 +57,7 @@ def print_table(
     table = Table(box=None if dense else box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=dense)
     for n, column in enumerate(columns):
         numeric = all(isinstance(row[n], int | float) for row in rows) and bool(rows)
+        numeric = numeric or (right is not None and n >= right)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
     for row in cells[1:]:
         table.add_row(*row)

@@ -11,7 +11,7 @@ import click
 from mrl_pg.cli.connection import connected, dsn_option
 from mrl_pg.cli.errors import Stopped
 from mrl_pg.cli.output import json_option, print_json, print_sql, print_table, progress, size, sql_option
-from mrl_pg.cli.schema import distance_option, kind_option, model_option
+from mrl_pg.cli.schema import dims_option, distance_option, kind_option, layer_norm_option, model_option
 from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M, Distance, Kind, check_dims
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ prefix_option = click.option("--prefix", help="Prefix column; needed where the t
 
 @click.command(epilog="\b\nExample:\n  mrl-pg add-prefix documents --dims 256")
 @click.argument("table")
-@click.option("--dims", type=int, required=True, help="Length of the prefix.")
+@dims_option
 @click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
 @kind_option
+@layer_norm_option
 @distance_option
 @model_option
 @lock_timeout_option
@@ -41,9 +42,10 @@ prefix_option = click.option("--prefix", help="Prefix column; needed where the t
 @sql_option
 def add_prefix(
     table: str,
-    dims: int,
+    dims: int | None,
     embedding: str,
     kind: Kind,
+    layer_norm: bool,
     distance: Distance,
     model: str | None,
     lock_timeout: float,
@@ -62,11 +64,19 @@ def add_prefix(
     if show_sql:
         check_dims(dims, kind)
         name = statements.quoted(*split_name(table))
-        print_sql(statements.add_prefix(name, embedding, dims, distance, model, kind))
+        print_sql(statements.add_prefix(name, embedding, dims, distance, model, kind=kind, layer_norm=layer_norm))
         return
     with connected(dsn) as conn:
         prefix = mrl.add_prefix(
-            conn, table, embedding, dims=dims, kind=kind, distance=distance, model=model, lock_timeout=lock_timeout
+            conn,
+            table,
+            embedding,
+            dims=dims,
+            kind=kind,
+            layer_norm=layer_norm,
+            distance=distance,
+            model=model,
+            lock_timeout=lock_timeout,
         )
     click.echo(f"Added {prefix} to {table}. Next: mrl-pg backfill {quote(table)} --prefix {quote(prefix)}")
 

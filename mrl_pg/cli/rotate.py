@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mrl_pg.cli.connection import connected, dsn_option
+from mrl_pg.cli.prefixes import lock_timeout_option
 from mrl_pg.cli.schema import distance_option, model_option
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="For the same sample of the same rows.")
 @distance_option
 @model_option
+@lock_timeout_option
 @dsn_option
 def rotate(
     table: str,
@@ -31,6 +33,7 @@ def rotate(
     seed: int,
     distance: Distance,
     model: str | None,
+    lock_timeout: float,
     dsn: str,
 ) -> None:
     """Learn a prefix from the rows of a table, and add it.
@@ -44,9 +47,19 @@ def rotate(
     from mrl_pg.psycopg.run import execute
     from mrl_pg.registry import split_name
 
-    given = {} if sample is None else {"sample": sample}
+    given: dict[str, Any] = {} if sample is None else {"sample": sample}
     with connected(dsn) as conn:
-        prefix = mrl.rotate(conn, table, embedding, dims=dims, seed=seed, distance=distance, model=model, **given)
+        prefix = mrl.rotate(
+            conn,
+            table,
+            embedding,
+            dims=dims,
+            seed=seed,
+            distance=distance,
+            model=model,
+            lock_timeout=lock_timeout,
+            **given,
+        )
         name = statements.quoted(*split_name(table))
         ((full_dims, rows, kept),) = execute(conn, statements.FIT.bindparams(target=name, prefix=prefix))
     click.echo(f"Learnt from {rows:,} rows: {dims} of {full_dims} dimensions keep {kept:.1%} of the squared norm.")

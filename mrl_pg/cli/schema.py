@@ -8,11 +8,21 @@ import click
 
 from mrl_pg.cli.connection import connected, dsn_option, engine_on
 from mrl_pg.cli.output import print_sql, sql_option
-from mrl_pg.spec import DECLARED_KINDS, OPERATORS, Matryoshka
+from mrl_pg.spec import DECLARED_KINDS, OPERATORS, WHOLE_KINDS, Matryoshka
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+
+def _dims(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
+    if value is None and ctx.params["kind"] not in WHOLE_KINDS:
+        raise click.MissingParameter(ctx=ctx, param=param)
+    return value
+
+
+dims_option = click.option(
+    "--dims", type=int, callback=_dims, help="Length of the prefix; kinds binary and half take all if left out."
+)
 distance_option = click.option(
     "--distance",
     type=click.Choice(list(OPERATORS)),
@@ -26,7 +36,14 @@ kind_option = click.option(
     type=click.Choice(DECLARED_KINDS),
     default="truncate",
     show_default=True,
-    help="truncate: the first dims as halfvec. binary: their sign bits, of some dims or of all.",
+    is_eager=True,  # because --dims depends on it
+    help="truncate: the first dims as halfvec. binary: their sign bits, of some dims or of all. "
+    "half: the whole embedding as halfvec.",
+)
+layer_norm_option = click.option(
+    "--layer-norm",
+    is_flag=True,
+    help="Take the prefix from the layer norm of the embedding, as nomic-embed-text-v1.5 wants it.",
 )
 
 
@@ -86,8 +103,9 @@ def uninstall(dsn: str, show_sql: bool) -> None:
 @click.command(epilog="\b\nExample:\n  mrl-pg create-table papers --full-dims 1536 --dims 256")
 @click.argument("name")
 @click.option("--full-dims", type=int, required=True, help="Length of the embeddings.")
-@click.option("--dims", type=int, required=True, help="Length of their prefix.")
+@dims_option
 @kind_option
+@layer_norm_option
 @distance_option
 @model_option
 @click.option(
@@ -122,7 +140,8 @@ def create_table(name: str, dsn: str, show_sql: bool, **spec: Any) -> None:
             matryoshka.dims,
             matryoshka.distance,
             matryoshka.model,
-            matryoshka.kind,
+            kind=matryoshka.kind,
+            layer_norm=matryoshka.layer_norm,
         )
         made: list[ClauseElement] = [CreateTable(table), *map(CreateIndex, table.indexes), add_prefix]
         for statement in made:

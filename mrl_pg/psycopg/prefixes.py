@@ -25,10 +25,11 @@ def add_prefix(
     target: TableName,
     embedding: str = "embedding",
     *,
-    dims: int,
+    dims: int | None = None,
     distance: Distance = "cosine",
     model: str | None = None,
     kind: Kind = "truncate",
+    layer_norm: bool = False,
     lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
 ) -> str:
     """Returns the prefix column after adding it and its trigger; instant, existing rows wait for the backfill.
@@ -37,8 +38,10 @@ def add_prefix(
 
     :param target: table as named in the catalog.
     :param embedding: column of the full embedding, vector or halfvec.
-    :param dims: length of the prefix.
-    :param kind: ``truncate``, the first dims as halfvec, or ``binary``, their sign bits.
+    :param dims: length of the prefix; left out, kinds binary and half take all.
+    :param kind: ``truncate``, the first dims as halfvec, ``binary``, their sign bits, or ``half``, the whole embedding
+        as halfvec.
+    :param layer_norm: take the prefix from the layer norm of the embedding, for models that were trained behind one.
     :param lock_timeout: seconds to wait for the table: whoever comes later waits behind us.
     :raises MrlError: where the table could not be had in that time; nothing has changed then.
     :raises SpecError: for dims, a distance or a kind that cannot be.
@@ -48,8 +51,9 @@ def add_prefix(
     check_distance(distance)
     check_installed(conn)
     name = statements.quoted(*split_name(target))
-    with _lock_timeout(conn, target, lock_timeout):
-        column: str = execute(conn, statements.add_prefix(name, embedding, dims, distance, model, kind))[0][0]
+    with waiting_no_longer(conn, target, lock_timeout):
+        add = statements.add_prefix(name, embedding, dims, distance, model, kind=kind, layer_norm=layer_norm)
+        column: str = execute(conn, add)[0][0]
     forget(conn, target)
     return column
 
@@ -64,7 +68,7 @@ def drop_prefix(
     :raises NotInstalledError: where the schema mrl is missing.
     """
     check_installed(conn)
-    with _lock_timeout(conn, target, lock_timeout):
+    with waiting_no_longer(conn, target, lock_timeout):
         execute(conn, statements.drop_prefix(statements.quoted(*split_name(target)), prefix))
     forget(conn, target)
 
@@ -83,8 +87,8 @@ def status(conn: Connection[Any], target: TableName | None = None) -> list[dict[
 
 
 @contextmanager
-def _lock_timeout(conn: Connection[Any], target: TableName, seconds: float) -> Iterator[None]:
-    """Waits for locks no longer than so many seconds, and gives the setting back."""
+def waiting_no_longer(conn: Connection[Any], target: TableName, seconds: float) -> Iterator[None]:
+    """A transaction that waits for locks no longer than so many seconds, and gives the setting back."""
     try:
         with conn.transaction():
             before = execute(conn, statements.set_lock_timeout(f"{max(1, round(seconds * 1000))}ms"))[0][0]

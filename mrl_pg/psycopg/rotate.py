@@ -9,6 +9,7 @@ from psycopg import Connection
 from mrl_pg import statements
 from mrl_pg.basis import fit
 from mrl_pg.errors import SpecError
+from mrl_pg.psycopg.prefixes import DEFAULT_LOCK_TIMEOUT, waiting_no_longer
 from mrl_pg.psycopg.run import check_installed, execute
 from mrl_pg.psycopg.sample import embedding_column, read_sample
 from mrl_pg.psycopg.search import describe, forget
@@ -29,6 +30,7 @@ def rotate(
     seed: int = 0,
     distance: Distance = "cosine",
     model: str | None = None,
+    lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
 ) -> str:
     """Returns the prefix column after fitting a basis to a sample of the rows, storing it and adding the prefix.
 
@@ -41,6 +43,8 @@ def rotate(
     :param sample: about how many rows to fit to, at random; all where there are fewer.
     :param seed: for the same sample of the same rows, and so the same basis.
     :param model: name of the embedding model, kept in the registry.
+    :param lock_timeout: seconds to wait for the table: whoever comes later waits behind us.
+    :raises MrlError: where the table could not be had in that time; nothing has changed then.
     :raises SpecError: for dims, a distance or a sample that cannot be.
     :raises NotInstalledError: where the schema mrl is missing.
     """
@@ -58,13 +62,14 @@ def rotate(
         column = embedding_column(conn, known, embedding)
         ((count, _),) = execute(conn, statements.count_embeddings(known, embedding))
         found = read_sample(conn, known, column, sample, seed=seed, count=count)
+    # No transaction of ours is open for the seconds this takes.
     basis = fit(found.embeddings, dims, distance, seed=seed)
     rows = "{" + ",".join(f'"{to_text(row)}"' for row in basis.rows) + "}"
     values = {"rows": rows, "sample": basis.sample, "seed": seed, "kept": basis.kept}
     name = statements.quoted(*split_name(target))
-    with conn.transaction():
+    with waiting_no_longer(conn, target, lock_timeout):
         stored = execute(conn, statements.add_basis(name, embedding, distance, model), values)[0][0]
-        add = statements.add_prefix(name, embedding, dims, distance, model, "rotate", stored)
+        add = statements.add_prefix(name, embedding, dims, distance, model, kind="rotate", basis=stored)
         prefix: str = execute(conn, add)[0][0]
     forget(conn, target)
     return prefix

@@ -126,4 +126,14 @@ def _add_prefixes(table: sa.Table, connection: sa.Connection, **_: Any) -> None:
     translated = connection.get_execution_options().get("schema_translate_map", {})
     name = statements.quoted(translated.get(table.schema, table.schema), table.name)
     for spec in table.info[INFO_KEY]:
-        connection.execute(statements.add_prefix(name, spec.column, spec.dims, spec.distance, spec.model, spec.kind))
+        connection.execute(
+            statements.add_prefix(
+                name,
+                spec.column,
+                spec.dims,
+                spec.distance,
+                spec.model,
+                kind=spec.kind,
+                layer_norm=spec.layer_norm,
+            )
+        )

@@ -16,6 +16,7 @@ from mrl_pg.statements.backfill import (
 from mrl_pg.statements.basis import BASIS, FIT, add_basis
 from mrl_pg.statements.catalog import (
     DESCRIBE,
+    FULL_DIMS,
     INDEX_BUILDERS,
     INDEX_PROGRESS,
     IS_EXTENSION,
@@ -39,6 +40,7 @@ __all__ = [
     "BASIS",
     "DESCRIBE",
     "FIT",
+    "FULL_DIMS",
     "HALFVEC_OID",
     "INDEX_BUILDERS",
     "INDEX_PROGRESS",

@@ -44,6 +44,7 @@ STATUS_COLUMNS = (
     "rows",
     "missing",
     "impossible",
+    "layer_norm",
 )
 
 DESCRIBE = sa.text("""
@@ -66,6 +67,11 @@ FROM (SELECT to_regclass(concat_ws('.', quote_ident(CAST(:schema AS text)), quot
       AS oid) AS c
 """)
 
+# The length of an embedding; no row where its column fixes none.
+FULL_DIMS = sa.text("""
+SELECT atttypmod FROM pg_catalog.pg_attribute
+WHERE attrelid = CAST(:target AS regclass) AND attname = :embedding AND atttypmod > 0 AND NOT attisdropped
+""").bindparams(sa.bindparam("target", type_=sa.Text), sa.bindparam("embedding", type_=sa.Text))
 
 # Every prefix with the schema and name of its table.
 PREFIXES = sa.text("""

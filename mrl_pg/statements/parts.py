@@ -61,6 +61,8 @@ def prefix_type(kind: str, dims: int) -> HALFVEC | BIT:
 
 def made(embedding: ColumnElement[Any], prefix: Prefix) -> ColumnElement[Any]:
     """Returns the expression that makes a prefix; as mrl.prefix_expression() in SQL."""
+    if prefix.layer_norm:
+        embedding = sa.func.mrl.layer_norm(embedding)
     if prefix.kind == "binary":
         return sa.func.mrl.bits(embedding, number(prefix.dims))
     if prefix.kind == "rotate":

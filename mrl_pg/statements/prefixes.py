@@ -15,19 +15,22 @@ from mrl_pg.statements.parts import regclass
 def add_prefix(
     table: str,
     embedding: str,
-    dims: int,
+    dims: int | None,
     distance: str,
     model: str | None,
+    *,
     kind: str = "truncate",
+    layer_norm: bool = False,
     basis: str | None = None,
 ) -> sa.Select[Any]:
     """Returns the call of mrl.add_prefix; ``table`` is quoted as in SQL (see :func:`quoted`)."""
     given: list[Any] = [regclass(table), embedding, dims, distance, model]
-    if kind != "truncate":
+    options: dict[str, Any] = {"kind": kind} if kind != "truncate" else {}
+    options |= {"layer_norm": True} if layer_norm else {}
+    options |= {"basis": basis} if basis else {}
+    if options:
         # By way of text, which can also be a literal.
-        given.append(
-            sa.cast(sa.literal(json.dumps({"kind": kind} | ({"basis": basis} if basis else {})), sa.Text), JSONB)
-        )
+        given.append(sa.cast(sa.literal(json.dumps(options), sa.Text), JSONB))
     return sa.select(sa.func.mrl.add_prefix(*given))
 
 

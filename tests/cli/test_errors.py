@@ -102,11 +102,19 @@ def test_not_installed(bare_dsn: str, command: tuple[str, ...]) -> None:
         (("add-prefix", "papers", "--dims", "0", "--sql"), "dims must be between 1 and 4,000, not 0. "),
         (("add-prefix", "papers", "--dims", "32"), "dims must be below the 32 dimensions of embedding, not 32\nHint: "),
         (("add-prefix", "papers", "--dims", "4", "--embedding", "title"), "column title of public.papers is text"),
+        (
+            ("add-prefix", "papers", "--dims", "8", "--kind", "half"),
+            "dims must be the 32 dimensions of embedding, not 8\nHint: Kind half keeps the whole embedding: leave dims",
+        ),
         (("drop-prefix", "papers", "nope"), "public.papers has no prefix nope\nHint: It has: embedding_8.\n"),
         (("backfill", "papers", "--batch-size", "0"), "batch_size must be at least 1, not 0. "),
         (("backfill", "papers", "--sleep", "-1"), "sleep must be at least 0 "),
         (("index", "papers", "--m", "1"), "m must be between 2 and 100, not 1. "),
         (("create-table", "x", "--full-dims", "8", "--dims", "8"), "dims must be below full_dims = 8, not 8. "),
+        (
+            ("create-table", "x", "--full-dims", "5000", "--kind", "half"),
+            "dims must be between 1 and 4,000, not 5000. ",
+        ),
     ],
 )
 def test_refusals(run: Run, papers: Conn, command: tuple[str, ...], message: str) -> None:
@@ -117,7 +125,15 @@ def test_refusals(run: Run, papers: Conn, command: tuple[str, ...], message: str
 
 @pytest.mark.parametrize(
     "command",
-    [("nope",), ("index",), ("add-prefix", "papers"), ("add-prefix", "papers", "--dims", "x"), ("search", "--nope")],
+    [
+        ("nope",),
+        ("index",),
+        ("add-prefix", "papers"),
+        ("add-prefix", "papers", "--kind", "truncate", "--layer-norm"),
+        ("create-table", "x", "--full-dims", "8"),
+        ("add-prefix", "papers", "--dims", "x"),
+        ("search", "--nope"),
+    ],
 )
 def test_usage(run: Run, command: tuple[str, ...]) -> None:
     result = run(*command)

@@ -31,6 +31,44 @@ def test_a_binary_prefix(run: Run, papers: Conn, query: str) -> None:
     assert [hit["key"] for hit in hits] == [7]
 
 
+def test_a_half_prefix(run: Run, papers: Conn, query: str) -> None:
+    without_prefix(papers)
+    adding = ("add-prefix", "papers", "--kind", "half")
+    assert "NULL, 'cosine', NULL, CAST('{\"kind\": \"half\"}' AS JSONB)" in run(*adding, "--sql").output
+    assert run(*adding).output == (
+        "Added embedding_half32 to papers. Next: mrl-pg backfill papers --prefix embedding_half32\n"
+    )
+    assert run("backfill", "papers", "--prefix", "embedding_half32").output.startswith("Filled embedding_half32 of 500")
+    assert run("index", "papers", "--prefix", "embedding_half32").output.startswith(
+        "Built papers_embedding_half32_halfvec_cosine_ops_idx"
+    )
+    hits = json.loads(run("search", "papers", "--vector-file", query, "--k", "1", "--json").output)["hits"]
+    assert [hit["key"] for hit in hits] == [7]
+    assert run("create-table", "others", "--full-dims", "32", "--kind", "half").output == (
+        "Created others with embedding_half32 and its index.\n"
+    )
+
+
+def test_a_layer_norm(run: Run, papers: Conn, query: str) -> None:
+    without_prefix(papers)
+    adding = ("add-prefix", "papers", "--dims", "8", "--layer-norm")
+    assert "CAST('{\"layer_norm\": true}' AS JSONB)" in run(*adding, "--sql").output
+    assert run(*adding).output == (
+        "Added embedding_ln8 to papers. Next: mrl-pg backfill papers --prefix embedding_ln8\n"
+    )
+    filling = ("backfill", "papers", "--prefix", "embedding_ln8")
+    assert "mrl.prefix(mrl.layer_norm(papers.embedding), 8, 'cosine')" in run(*filling, "--sql").output
+    assert run(*filling).output.startswith("Filled embedding_ln8 of 500")
+    assert run("index", "papers", "--prefix", "embedding_ln8").exit_code == 0
+    hits = json.loads(run("search", "papers", "--vector-file", query, "--k", "1", "--json").output)["hits"]
+    assert [hit["key"] for hit in hits] == [7]
+    made = ("create-table", "others", "--full-dims", "32", "--kind", "binary", "--layer-norm")
+    assert '{"kind": "binary", "layer_norm": true}' in run(*made, "--sql").output
+    assert run(*made).output == "Created others with embedding_lnbit32 and its index.\n"
+    (row,) = json.loads(run("status", "others", "--json").output)
+    assert (row["kind"], row["layer_norm"]) == ("binary", True)
+
+
 def test_a_learnt_prefix(run: Run, papers: Conn, query: str) -> None:
     learnt, added = run("rotate", "papers", "--dims", "8", "--sample", "400").output.splitlines()
     assert re.fullmatch(r"Learnt from \d{3} rows: 8 of 32 dimensions keep \d\d\.\d% of the squared norm\.", learnt)
@@ -116,6 +154,7 @@ def test_create_table(run: Run, conn: Conn) -> None:
         "rows": 0,
         "missing": 0,
         "impossible": 0,
+        "layer_norm": False,
     }
     assert run(*arguments, "halfvec").stderr == 'Error: relation "papers" already exists\n'
 

@@ -57,6 +57,11 @@ def spread(rows: FloatArray) -> FloatArray:
     return np.asarray(rows @ turn, dtype=np.float32)
 
 
+def lifted(rows: FloatArray) -> FloatArray:
+    """Returns the rows with a common mean, which a layer norm takes away again."""
+    return np.asarray(rows + np.float32(0.5), dtype=np.float32)
+
+
 # Name → (table, rows made from the corpus, script to run on the filled table).
 CORPORA: dict[str, tuple[sa.Table, Callable[[FloatArray], FloatArray], str]] = {
     "plain": (documents(), lambda rows: rows, ""),
@@ -78,6 +83,15 @@ CORPORA: dict[str, tuple[sa.Table, Callable[[FloatArray], FloatArray], str]] = {
     "binary": (documents(kind="binary", dims=FULL_DIMS), spread, ""),
     "binary halfvec": (documents(kind="binary", dims=50, embedding_type="halfvec"), spread, ""),
     "funnel": (documents({"dims": 2 * DIMS}, {"dims": FULL_DIMS, "kind": "binary"}), lambda rows: rows, ""),
+    "half": (documents(kind="half", dims=None), spread, ""),
+    "half halfvec": (documents(kind="half", dims=None, embedding_type="halfvec"), spread, ""),
+    "layer norm": (documents(layer_norm=True), lifted, ""),
+    "layer norm l2 halfvec": (documents(layer_norm=True, distance="l2", embedding_type="halfvec"), lifted, ""),
+    "layer norm binary": (
+        documents(layer_norm=True, kind="binary", dims=FULL_DIMS),
+        lambda rows: lifted(spread(rows)),
+        "",
+    ),
     "seven rows": (documents(), lambda rows: rows[:7], ""),
     "empty": (documents(), lambda rows: rows[:0], ""),
 }

@@ -60,7 +60,7 @@ def psycopg_transaction(dsn: str, table: sa.Table, query: Any, lang: str | None,
 
 def psycopg_many(dsn: str, table: sa.Table, query: Any, lang: str | None, options: dict[str, Any]) -> Found:
     with psycopg.connect(dsn, autocommit=True) as conn:
-        _, result = mrl.search_many(conn, table.name, [[1.0] * len(query), query], filter=_only(lang), **options)
+        _, result = mrl.search_many(conn, table.name, [-query, query], filter=_only(lang), **options)
     return _found(result)
 
 
@@ -87,7 +87,7 @@ def connection(dsn: str, table: sa.Table, query: Any, lang: str | None, options:
 
 def connection_autocommit(dsn: str, table: sa.Table, query: Any, lang: str | None, options: dict[str, Any]) -> Found:
     with engine(dsn).connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-        _, result = search_many(conn, table, [[1.0] * len(query), query], filter=_where(table, lang), **options)
+        _, result = search_many(conn, table, [-query, query], filter=_where(table, lang), **options)
     return _found(result)
 
 

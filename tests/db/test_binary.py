@@ -1,4 +1,4 @@
-"""Binary prefixes: sign bits as numpy has them, kept, filled, indexed and searched like the others."""
+"""Binary prefixes: sign bits as numpy has them, kept, filled and indexed; test_kinds.py searches them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from psycopg import sql
 
 import mrl_pg.psycopg as mrl
 from mrl_pg import SearchError, SpecError
 from mrl_pg.vectors import bits, to_binary, to_text
-from tests.conftest import Conn, FloatArray, vectors
-from tests.db.conftest import CORPORA, FULL_DIMS, Prepared, spread
-from tests.db.doors import DOORS, Door
+from tests.conftest import Conn, vectors
 
 FULL, DIMS = 32, 12
 ROWS = vectors(6, FULL)
@@ -99,34 +96,6 @@ def test_all_dimensions_of_a_vector_too_long_for_any_other_index(conn: Conn) -> 
     assert mrl.search(conn, "docs", rows[5], k=1)[0].key == 5
 
 
-@pytest.mark.parametrize("name", ["binary", "binary halfvec"])
-@pytest.mark.parametrize("door", DOORS.values(), ids=[name.replace(" ", "-") for name in DOORS])
-def test_finds_the_nearest_rows(prepared: Prepared, corpus: FloatArray, name: str, door: Door) -> None:
-    (query,) = spread(vectors(1, FULL_DIMS, seed=7))
-    found = door(prepared(name), CORPORA[name][0], query, None, {"k": 10, "candidates": 1_000})
-    nearest = set(np.argsort(-(spread(corpus) @ query))[:10].tolist())
-    assert len(nearest & set(found.keys)) >= 9
-    assert found.distances == sorted(found.distances)
-    assert found.received in (1_000, None)
-    exact = door(prepared(name), CORPORA[name][0], query, None, {"k": 10, "exact": True})
-    assert len(nearest & set(exact.keys)) >= 9  # halfvec may swap the last two
-
-
-@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
-def test_a_search_uses_the_index(prepared: Prepared, mode: str) -> None:
-    (query,) = vectors(1, FULL_DIMS, seed=7)
-    index = f"documents_embedding_bit{FULL_DIMS}_bit_hamming_ops_idx"
-    with psycopg.connect(prepared("binary"), autocommit=True) as conn:
-        conn.execute("SELECT set_config('plan_cache_mode', %s, false)", (mode,))
-        (text,) = conn.execute("SELECT mrl.search_sql(NULL::documents, %s)", [to_text(query)]).fetchone() or ()
-        for statement in (text, mrl.search_sql(conn, "documents", query)):
-            prepare = sql.SQL("PREPARE searching AS {}").format(sql.SQL(statement))
-            conn.execute(prepare)
-            plan = "\n".join(row[0] for row in conn.execute("EXPLAIN EXECUTE searching"))
-            conn.execute("DEALLOCATE searching")
-            assert f"Index Scan using {index}" in plan
-
-
 def test_recall_on_real_vectors(conn: Conn, shared_data: Any) -> None:
     data = np.load(shared_data / "te3small_1536.npz")
     corpus, queries = (data[name].astype(np.float32) for name in ("corpus", "queries"))
@@ -153,7 +122,7 @@ def test_what_cannot_be(conn: Conn) -> None:
         mrl.search(conn, "docs", query)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"query has no prefix of {DIMS} dimensions"):
         conn.execute("SELECT * FROM mrl.search(NULL::docs, %s)", [to_text(query)])
-    with pytest.raises(SpecError, match=r"unknown kind 'half'. Use truncate or binary\."):
-        mrl.add_prefix(conn, "docs", dims=8, kind="half")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"unknown kind 'quarter'. Use truncate, binary or half\."):
+        mrl.add_prefix(conn, "docs", dims=8, kind="quarter")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="dims must be between 1 and 16,000, not 16001"):
         mrl.add_prefix(conn, "docs", dims=16_001, kind="binary")

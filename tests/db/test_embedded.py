@@ -127,6 +127,13 @@ def test_two_processes_share_a_server_and_sigterm_of_the_last_stops_it(kept: Pat
     assert not is_running(kept)
 
 
+def test_a_closed_terminal_stops_the_server(kept: Path) -> None:
+    with another_process(kept) as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(10) == 128 + signal.SIGHUP
+    assert not is_running(kept)
+
+
 def test_a_server_left_by_sigkill_is_taken_over_and_stopped(kept: Path) -> None:
     with another_process(kept) as process:
         process.kill()

@@ -438,3 +438,16 @@ def test_what_cannot_be(conn: Conn) -> None:
         assert raised.value.diag.message_primary == message
     with pytest.raises(psycopg.Error, match=r"is of 8 dims .* not of 9 dims"):
         conn.execute("SELECT mrl.add_prefix('docs', 'embedding', 9, options => %s)", [json.dumps(options[-1])])
+
+
+def test_a_busy_table_is_not_waited_for(dsn: str, conn: Conn) -> None:
+    conn.execute(f"CREATE TABLE docs (id int PRIMARY KEY, lang text, embedding vector({FULL}))")
+    copy_in(conn, ROWS)
+    with psycopg.connect(dsn) as other:
+        other.execute("SELECT count(*) FROM docs")
+        with pytest.raises(mrl_pg.MrlError, match=r"docs was in use for 0\.1 s"):
+            mrl.rotate(conn, "docs", dims=DIMS, lock_timeout=0.1)
+    assert conn.execute("SELECT (SELECT count(*) FROM mrl.bases), (SELECT count(*) FROM mrl.prefixes)").fetchall() == [
+        (0, 0)
+    ]
+    assert conn.execute("SHOW lock_timeout").fetchall() == [("0",)]

@@ -51,14 +51,18 @@ def make(conn: Conn) -> None:
     conn.execute("SELECT mrl.add_prefix('docs', 'embedding', 8, model => %s)", ['it\'s a \\000\\ "modèle"\nof ours'])
     conn.execute("SELECT mrl.add_prefix('docs', 'half', 4, 'inner_product')")
     conn.execute("SELECT mrl.add_prefix('docs', 'embedding', 16, 'l2')")
+    conn.execute("SELECT mrl.add_prefix('docs', 'embedding', 8, options => '{\"layer_norm\": true}')")
     conn.execute("SELECT mrl.add_prefix(%s, 'em bed', 8)", ['"we""ird"."do;cs"'])
     conn.execute("SELECT mrl.create_prefix_index('docs', 'embedding_8', false, '{\"m\": 8}')")
     conn.execute("SELECT mrl.create_prefix_index(%s, 'em bed_8', false)", ['"we""ird"."do;cs"'])
     # Evaluated while data and indexes are restored, with an empty search_path.
     conn.execute(
-        "ALTER TABLE docs ADD CHECK (embedding_8 IS NULL OR NOT mrl.is_stale(embedding_8, embedding, 8, 'cosine')),"
-        "ADD made halfvec(4) GENERATED ALWAYS AS (mrl.prefix(embedding, 4)) STORED;"
-        "CREATE INDEX expression ON docs USING hnsw ((mrl.prefix(half, 4, 'l2')::halfvec(4)) halfvec_l2_ops)"
+        "ALTER TABLE docs ADD CHECK (embedding_8 IS NULL OR NOT mrl.is_stale(embedding_8, embedding, 8, 'cosine'));"
+        "ALTER TABLE docs ADD CHECK "
+        "(embedding_ln8 IS NULL OR NOT mrl.is_stale(embedding_ln8, mrl.layer_norm(embedding), 8, 'cosine'));"
+        "ALTER TABLE docs ADD made halfvec(4) GENERATED ALWAYS AS (mrl.prefix(embedding, 4)) STORED;"
+        "CREATE INDEX expression ON docs USING hnsw ((mrl.prefix(half, 4, 'l2')::halfvec(4)) halfvec_l2_ops);"
+        "CREATE INDEX normed ON docs USING hnsw ((mrl.layer_norm(half)::vector(32)) vector_l2_ops)"
     )
     insert = "INSERT INTO docs (id, title, embedding, half) VALUES (%s, 'x', %s, %s)"
     conn.cursor().executemany(insert, [(n, ROWS[n], ROWS[n]) for n in range(1, 50)])
@@ -68,6 +72,7 @@ def make(conn: Conn) -> None:
     conn.execute("ALTER TABLE docs DISABLE TRIGGER zz_mrl_embedding_16")
     assert mrl.rotate(conn, "docs", "half", dims=3) == "half_rot3_v1"
     mrl.add_prefix(conn, "docs", dims=32, kind="binary")
+    mrl.add_prefix(conn, "docs", kind="half")
 
 
 def check(source: Conn, restored: Conn) -> None:
@@ -87,6 +92,8 @@ def check(source: Conn, restored: Conn) -> None:
         "half_4": (True, None, 49, 0, 0),
         "half_rot3_v1": (True, None, 49, 49, 0),
         "embedding_bit32": (True, None, 51, 51, 0),
+        "embedding_half32": (True, None, 51, 51, 0),
+        "embedding_ln8": (True, None, 51, 1, 0),
         "em bed_8": (True, '"we""ird"."do;cs_em bed_8_halfvec_cosine_ops_idx"', 20, 0, 0),
     }
     restored.execute("INSERT INTO docs (id, embedding, half) VALUES (51, %s, %s)", (ROWS[51], ROWS[51]))
@@ -94,7 +101,9 @@ def check(source: Conn, restored: Conn) -> None:
     restored.execute('INSERT INTO "we""ird"."do;cs" VALUES (51, %s)', [ROWS[51]])
     assert restored.execute(
         "SELECT count(*) FROM docs WHERE id IN (3, 51) AND embedding_8 IS NOT NULL AND made IS NOT NULL "
-        "AND NOT mrl.is_stale(embedding_8, embedding, 8, 'cosine')"
+        "AND NOT mrl.is_stale(embedding_8, embedding, 8, 'cosine') "
+        "AND NOT mrl.is_stale(embedding_ln8, mrl.layer_norm(embedding), 8, 'cosine') "
+        "AND NOT mrl.is_stale(embedding_half32, embedding, 32, 'cosine')"
     ).fetchall() == [(2,)]
     for table in ("docs", '"we""ird"."do;cs"'):
         search = f"SELECT (hit).id FROM mrl.search(NULL::{table}, %s, k => 1)"
@@ -102,6 +111,9 @@ def check(source: Conn, restored: Conn) -> None:
     assert [hit.key for hit in mrl.search(restored, "docs", vectors(60, 32)[53], k=1)] == [3]
     assert mrl.backfill(restored, "docs", prefix="embedding_8").filled == 1
     assert mrl.backfill(restored, "docs", prefix="half_rot3_v1").filled == 49
+    assert mrl.backfill(restored, "docs", prefix="embedding_ln8").filled == 1
+    mrl.create_index(restored, "docs", prefix="embedding_ln8")
+    assert mrl.search(restored, "docs", vectors(60, 32)[7], k=1, prefix="embedding_ln8")[0].key == 7
     mrl.create_index(restored, "docs", prefix="half_rot3_v1")
     (nearest,) = mrl.search(restored, "docs", vectors(60, 32)[7], k=1, prefix="half_rot3_v1")
     assert nearest.key == 7

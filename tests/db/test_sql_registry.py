@@ -174,8 +174,10 @@ STRANGE = "BEFORE UPDATE OF embedding, other ON strange FOR EACH ROW EXECUTE FUN
         f"{STRANGE}('truncate', 'dims', 'cosine', '')",
         f"{STRANGE}('truncate', '4', 'cosine', '')",
         f"{STRANGE}('truncate', '4', 'cosine', '', '')",
-        f"{STRANGE}('half', '4', 'cosine', '', '')",
-        f"{STRANGE}('binary', '4', 'cosine', '', '')",
+        f"{STRANGE}('truncate', '4', 'cosine', '', '', '')",
+        f"{STRANGE}('half', '4', 'cosine', '', '', 'layer_norm')",
+        f"{STRANGE}('quarter', '4', 'cosine', '', '', '')",
+        f"{STRANGE}('binary', '4', 'cosine', '', '', '')",
     ],
 )
 def test_a_trigger_written_by_hand_breaks_the_registry_for_nobody(tx: Conn, trigger: str) -> None:
@@ -354,6 +356,11 @@ NAME_IT = "Name the column that holds the full embeddings."
 EXISTS = "prefix embedding_8 of public.docs exists as 8 dims of embedding for cosine (model 'm''1')"
 BOUNDS = "HNSW takes at most 4,000 halfvec dimensions."
 BINARY = '\'{"kind": "binary"}\''
+HALF = '\'{"kind": "half"}\''
+LEAVE_OUT = "Kind half keeps the whole embedding: leave dims out (NULL)."
+NO_LENGTH = "column free of public.docs fixes no length, so dims must be given"
+GIVE = "Give dims as the length of the embeddings."
+UNLESS = "Leave it out unless the documentation of the model asks for it."
 RENAME = "Rename or drop it first."
 DEFAULTS = "Leave options out for the defaults."
 REPLACE = "To change it, run: SELECT mrl.drop_prefix('public.docs', 'embedding_8');"
@@ -380,8 +387,22 @@ REPLACE = "To change it, run: SELECT mrl.drop_prefix('public.docs', 'embedding_8
          "A prefix is shorter than its embedding."),
         ("'embedding', 4, 'manhattan'", "unknown distance 'manhattan'", "Use cosine, l2 or inner_product."),
         ("'embedding', 4, NULL", "unknown distance NULL", "Use cosine, l2 or inner_product."),
-        ("'embedding', 4, options => '{\"z\": 1, \"a''b\": 1}'", "unknown option 'a''b'", "Options are kind, basis."),
-        ("'embedding', 4, options => '{\"kind\": \"half\"}'", "unknown kind 'half'", "Use truncate, binary or rotate."),
+        ("'embedding', 4, options => '{\"z\": 1, \"a''b\": 1}'", "unknown option 'a''b'",
+         "Options are kind, basis, layer_norm."),
+        ("'embedding', 4, options => '{\"kind\": \"x\"}'", "unknown kind 'x'", "Use truncate, binary, half or rotate."),
+        (f"'embedding', 8, options => {HALF}", "dims must be the 32 dimensions of embedding, not 8", LEAVE_OUT),
+        (f"'embedding', 33, options => {HALF}", "dims must be the 32 dimensions of embedding, not 33", LEAVE_OUT),
+        (f"'large', options => {HALF}", "dims must be between 1 and 4000, not 4001", BOUNDS),
+        (f"'free', 4001, options => {HALF}", "dims must be between 1 and 4000, not 4001", BOUNDS),
+        (f"'free', options => {HALF}", NO_LENGTH, GIVE),
+        (f"'free', NULL, options => {BINARY}", NO_LENGTH, GIVE),
+        ("'embedding', options => '{\"layer_norm\": true}'", "dims must be between 1 and 4000, not NULL", BOUNDS),
+        ("'embedding', 4, options => '{\"layer_norm\": \"x\"}'", 'layer_norm must be true or false, not "x"', UNLESS),
+        ("'embedding', 4, options => '{\"layer_norm\": 1}'", "layer_norm must be true or false, not 1", UNLESS),
+        ("'embedding', 4, options => '{\"layer_norm\": null}'", "layer_norm must be true or false, not null", UNLESS),
+        ("'embedding', 4, options => '{\"kind\": \"rotate\", \"layer_norm\": true}'",
+         "kind rotate takes no layer_norm: a rotation keeps the distances of the full vectors, there is nothing to cut",
+         "Leave layer_norm out."),
         (f"'embedding', 33, options => {BINARY}", "dims must be at most the 32 dimensions of embedding, not 33",
          "A binary prefix has the signs of some dimensions, or of all."),
         (f"'free', 16001, options => {BINARY}", "dims must be between 1 and 16000, not 16001",
@@ -400,8 +421,9 @@ REPLACE = "To change it, run: SELECT mrl.drop_prefix('public.docs', 'embedding_8
 def test_what_cannot_be_added(tx: Conn, arguments: str, message: str, hint: str) -> None:
     tx.execute(
         "CREATE DOMAIN own_vector AS vector(32);"
-        "CREATE TABLE docs (id int, title text, gone vector(32), free vector, sparse sparsevec(32), own own_vector, "
-        "embedding vector(32), embedding_5 text, embedding_6 halfvec(7), embedding_7 vector(7), embedding_bit9 bit(8));"
+        "CREATE TABLE docs (id int, title text, gone vector(32), free vector, large vector(4001), "
+        "sparse sparsevec(32), own own_vector, embedding vector(32), embedding_5 text, embedding_6 halfvec(7), "
+        "embedding_7 vector(7), embedding_bit9 bit(8));"
         "ALTER TABLE docs DROP gone; SELECT mrl.add_prefix('public.docs', 'embedding', 8, model => 'm''1')"
     )
     assert fails(tx, f"SELECT mrl.add_prefix('public.docs', {arguments})") == (message, hint)

@@ -19,6 +19,7 @@ from mrl_pg import SearchError, statements
 from mrl_pg.psycopg.run import compiled
 from mrl_pg.registry import Target, choose_prefix
 from mrl_pg.search import search_plan
+from mrl_pg.spec import OPERATOR_CLASSES, Distance
 from mrl_pg.sqlalchemy import search, search_statement
 from mrl_pg.vectors import prefixes, to_text
 from tests.conftest import vectors
@@ -46,9 +47,10 @@ def single(target: Target, **options: Any) -> sa.Select[Any]:
     )
 
 
-def many(target: Target) -> sa.Select[Any]:
-    """Returns the statement of a batch of searches."""
+def many(target: Target, **options: Any) -> sa.Select[Any]:
+    """Returns the statement of a batch of searches; ``shape`` is that of its filter."""
     table, key = statements.table(target)
+    shape = options.pop("shape", ())
     return statements.search_many(
         table,
         key,
@@ -57,6 +59,7 @@ def many(target: Target) -> sa.Select[Any]:
         queries=sa.bindparam("queries", type_=ARRAY(sa.Text)),
         prefix_queries=[sa.bindparam("prefixes_0", type_=ARRAY(sa.Text))],
         columns=[table.c.lang],
+        where=statements.filter_conditions(target, table, shape),
     )
 
 
@@ -68,6 +71,7 @@ SHAPES: dict[str, tuple[Callable[[Target], sa.Select[Any]], dict[str, Any]]] = {
     "any": (lambda target: single(target, shape=(("lang", "any"),)), TEXTS | {"filter_0": ["en", "fr"]}),
     "any or null": (lambda target: single(target, shape=(("lang", "any or null"),)), TEXTS | {"filter_0": ["en"]}),
     "search_many": (many, MANY),
+    "search_many equal": (lambda target: many(target, shape=(("lang", "equal"),)), MANY | {"filter_0": "en"}),
 }
 
 
@@ -87,7 +91,32 @@ def test_a_search_uses_the_prefix_index(prepared: Prepared, shape: str, mode: st
     assert ("$1" in plan) == (mode == "force_generic_plan")
     assert f"Index Scan using {INDEX}" in plan
     # The rows found join back by their key; a batch of them may do so by a hash.
-    assert ("Index Scan using documents_pkey" in plan) or build is many
+    assert ("Index Scan using documents_pkey" in plan) or "many" in shape
+
+
+@pytest.mark.parametrize("distance", ["l2", "inner_product"])
+def test_every_distance_uses_its_index(prepared: Prepared, distance: Distance) -> None:
+    index = f"documents_embedding_{DIMS}_{OPERATOR_CLASSES[distance]}_idx"
+    with psycopg.connect(prepared(distance), autocommit=True) as conn:
+        ((text,),) = conn.execute("SELECT mrl.search_sql(NULL::documents, %s)", (TEXTS["query"],)).fetchall()
+        for statement in (mrl.search_sql(conn, "documents", QUERY), text):
+            plan = "\n".join(row[0] for row in conn.execute(f"EXPLAIN {statement}"))
+            assert f"Index Scan using {index}" in plan
+
+
+def test_a_composite_key_uses_its_index(conn: psycopg.Connection[Any]) -> None:
+    conn.execute(f"CREATE TABLE docs (tenant int, id int, embedding vector({FULL_DIMS}), PRIMARY KEY (tenant, id))")
+    mrl.add_prefix(conn, "docs", dims=DIMS)
+    with conn.cursor().copy("COPY docs (tenant, id, embedding) FROM STDIN") as copy:
+        for n, row in enumerate(vectors(3000, FULL_DIMS)):
+            copy.write_row((n % 7, n, to_text(row)))
+    mrl.create_index(conn, "docs")
+    conn.execute("ANALYZE docs")
+    ((text,),) = conn.execute("SELECT mrl.search_sql(NULL::docs, %s)", (TEXTS["query"],)).fetchall()
+    for statement in (mrl.search_sql(conn, "docs", QUERY, columns=["id"]), text):
+        plan = "\n".join(row[0] for row in conn.execute(f"EXPLAIN {statement}"))
+        assert f"Index Scan using docs_embedding_{DIMS}_halfvec_cosine_ops_idx" in plan
+        assert "using docs_pkey on docs" in plan
 
 
 def test_the_statement_of_a_model_uses_the_prefix_index(prepared: Prepared) -> None:

@@ -30,7 +30,7 @@ def metadata(*specs: Matryoshka, name: str = "documents", schema: str | None = N
     return tables
 
 
-def spec(dims: int = 16, **others: Any) -> Matryoshka:
+def spec(dims: int | None = 16, **others: Any) -> Matryoshka:
     return Matryoshka(**{"full_dims": 64, "dims": dims, **others})
 
 
@@ -137,6 +137,43 @@ def test_binary_prefixes(project: Project) -> None:
     )
     project.upgrade()
     assert project.autogenerate(both) == NOTHING
+
+
+def test_layer_norms_and_halves(project: Project) -> None:
+    settle(project, metadata(spec(16)))
+    more = metadata(spec(16), spec(16, layer_norm=True), spec(None, kind="half"))
+    assert project.autogenerate(more) == Revision(
+        [],
+        code("""
+        op.mrl_add_prefix('documents', 'embedding', dims=16, layer_norm=True)
+        op.mrl_add_prefix('documents', 'embedding', dims=64, kind='half')
+        """),
+        code("""
+        op.mrl_drop_prefix('documents', 'embedding', dims=64, kind='half')
+        op.mrl_drop_prefix('documents', 'embedding', dims=16, layer_norm=True)
+        """),
+    )
+    project.upgrade()
+    assert project.autogenerate(more).upgrade == code("""
+        op.mrl_create_prefix_index('documents', 'embedding', dims=16, layer_norm=True, concurrently=True)
+        op.mrl_create_prefix_index('documents', 'embedding', dims=64, kind='half', concurrently=True)
+        """)
+    project.upgrade()
+    assert project.autogenerate(more) == NOTHING
+    project.upgrade()
+    before = everything(project.dsn)
+    (revision,) = settle(project, sa.MetaData())
+    assert revision.upgrade == code("""
+        op.mrl_drop_prefix_index('documents', 'embedding', dims=16)
+        op.mrl_drop_prefix_index('documents', 'embedding', dims=64, kind='half')
+        op.mrl_drop_prefix_index('documents', 'embedding', dims=16, layer_norm=True)
+        op.mrl_drop_prefix('documents', 'embedding', dims=16)
+        op.mrl_drop_prefix('documents', 'embedding', dims=16, layer_norm=True)
+        op.mrl_drop_prefix('documents', 'embedding', dims=64, kind='half')
+        op.drop_table('documents')
+        """)
+    project.downgrade("-2")
+    assert everything(project.dsn) == before
 
 
 def test_rotations_are_left_alone(project: Project) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+import mrl_pg.alembic  # noqa: F401  (compare_metadata() needs its comparator)
 import mrl_pg.psycopg as mrl
 from mrl_pg import Matryoshka, migrate
 from mrl_pg.documents import documents_table
@@ -33,6 +34,14 @@ SPECS = {
     ],
     "halfvec": [Matryoshka(full_dims=64, dims=16, embedding_type="halfvec", m=24, ef_construction=50)],
     "binary": [Matryoshka(full_dims=64, dims=64, kind="binary"), Matryoshka(full_dims=64, dims=16)],
+    "half": [
+        Matryoshka(full_dims=64, kind="half"),
+        Matryoshka(full_dims=64, kind="half", layer_norm=True, distance="l2"),
+    ],
+    "layer norm": [
+        Matryoshka(full_dims=64, dims=16, layer_norm=True),
+        Matryoshka(full_dims=64, kind="binary", layer_norm=True, embedding_type="halfvec", column="title_embedding"),
+    ],
     "a long column": [Matryoshka(full_dims=64, dims=16, column="é" * 31 + "x")],
 }
 
@@ -79,7 +88,8 @@ def test_as_autogenerate_and_directives_do(
             f"schema={schema!r})"
         )
         for s in specs:
-            on = f"{name!r}, {s.column!r}, dims={s.dims}, kind={s.kind!r}, schema={schema!r}"
+            dims = None if s.dims == s.full_dims else s.dims  # for it to be looked up
+            on = f"{name!r}, {s.column!r}, dims={dims}, kind={s.kind!r}, layer_norm={s.layer_norm}, schema={schema!r}"
             project.write(f"op.mrl_add_prefix({on}, distance={s.distance!r}, model={s.model!r})")
             project.write(
                 f"op.mrl_create_prefix_index({on}, m={s.m}, ef_construction={s.ef_construction}, concurrently=True)"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import mrl_pg.alembic
 from mrl_pg import MrlError, NotInstalledError, SchemaVersionError, SpecError, migrate
 from mrl_pg.install import install_files
-from mrl_pg.psycopg import install
+from mrl_pg.psycopg import backfill, install, search
 from tests.migrations.project import Project, connect, described, everything, psql
 
 TABLE = "op.create_table({name!r}, sa.Column('id', sa.Integer, primary_key=True), \
@@ -201,6 +202,8 @@ def test_add_prefix_again(table: str) -> None:
     ("name", "keywords", "message"),
     [
         ("mrl_add_prefix", {"dims": 0}, "dims must be between 1 and 4,000, not 0"),
+        ("mrl_add_prefix", {}, "kind truncate needs dims"),
+        ("mrl_drop_prefix", {"layer_norm": True}, "kind truncate needs dims"),
         ("mrl_add_prefix", {"dims": 2, "distance": "dot"}, "unknown distance 'dot'"),
         ("mrl_create_prefix_index", {"dims": 2, "m": 1}, "m must be between 2 and 100, not 1"),
         ("mrl_create_prefix_index", {"dims": 2, "m": 40}, r"ef_construction must be between 80 \(2 \* m\)"),
@@ -209,6 +212,48 @@ def test_add_prefix_again(table: str) -> None:
 def test_bad_specs(table: str, name: str, keywords: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         operate(table, directive(name, "documents", "embedding", **keywords))
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("kind", ["half", "binary"])
+def test_dims_are_looked_up(project: Project, dsn: str, pg: int, kind: str, layer_norm: bool) -> None:
+    on = f"'documents', 'embedding', kind={kind!r}, layer_norm={layer_norm}"
+    with connect(dsn) as conn:
+        conn.execute("CREATE TABLE documents (id int PRIMARY KEY, embedding vector(4))")
+    whole = {"kind": kind, "layer_norm": layer_norm}
+    operate(dsn, directive("mrl_add_prefix", "documents", **whole))
+    prefix = f"embedding_{'ln' if layer_norm else ''}{'bit' if kind == 'binary' else kind}4"
+    build = directive("mrl_create_prefix_index", "documents", concurrently=True, **whole)
+    operate(dsn, build, build)
+    assert any(prefix in definition for definition, _ in described(dsn, "documents")["indexes"])
+    operate(dsn, directive("mrl_drop_prefix_index", "documents", **whole))
+    operate(dsn, directive("mrl_drop_prefix", "documents", **whole))
+    assert described(dsn, "documents")["triggers"] == []
+
+    # Offline the database adds it all the same, and what has to name the prefix asks for the length.
+    project.write(f"op.mrl_add_prefix({on})")
+    psql(pg, dsn, project.offline())
+    assert prefix in {name for name, _, _ in described(dsn, "documents")["columns"]}
+    for n, name in enumerate(("mrl_create_prefix_index", "mrl_drop_prefix_index", "mrl_drop_prefix"), start=2):
+        project.write(f"op.{name}({on})")
+        with pytest.raises(SpecError) as error:
+            project.offline(f"{n - 1:04}:{n:04}")
+        assert str(error.value) == (
+            "offline, the length of embedding of documents cannot be looked up. "
+            f"Write it into the revision: op.{name}(..., dims=...)"
+        )
+
+
+@pytest.mark.parametrize("column", ["embedding", "nothing"])
+def test_dims_that_cannot_be_looked_up(dsn: str, column: str) -> None:
+    with connect(dsn) as conn:
+        conn.execute("CREATE TABLE documents (id int PRIMARY KEY, embedding vector)")
+    with pytest.raises(MrlError) as error:
+        operate(dsn, directive("mrl_drop_prefix", "documents", column, kind="half"))
+    assert str(error.value) == (
+        f"{column} of documents does not exist, or fixes no length. "
+        "Name the embedding, or write its length: op.mrl_drop_prefix(..., dims=...)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,3 +379,54 @@ def test_every_directive_has_a_reverse() -> None:
     assert add.reverse().reverse() == add
     assert create.reverse().reverse() == create
     assert isinstance(mrl_pg.alembic.InstallOp().reverse().reverse(), mrl_pg.alembic.InstallOp)
+
+
+def test_a_rotation(project: Project) -> None:
+    on = "'documents', dims=8"
+    rows = (
+        'op.execute("INSERT INTO documents SELECT n, ARRAY(SELECT sin(n * i) FROM generate_series(1, 64) i)::vector '
+        'FROM generate_series(1, 50) n")'
+    )
+    table = TABLE.format(name="documents", embedding="embedding", schema=None)
+    project.write("op.mrl_install()\n" + table + "\n" + rows, "op.drop_table('documents')\nop.mrl_uninstall()")
+    project.write(f"op.mrl_rotate({on}, model='small-3')", f"op.mrl_drop_prefix({on}, kind='rotate', version=1)")
+    index = f"{on}, kind='rotate', version=1, concurrently=True"
+    project.write(f"op.mrl_create_prefix_index({index})", f"op.mrl_drop_prefix_index({index})")
+    project.upgrade("0002")
+    with pytest.raises(MrlError, match=r"50 of 50 rows of documents lack embedding_rot8_v1"):
+        project.upgrade()
+    with connect(project.dsn) as conn:
+        assert conn.execute("SELECT prefix, model FROM mrl.prefixes").fetchall() == [("embedding_rot8_v1", "small-3")]
+        backfill(conn, "documents")
+    project.upgrade()
+    with connect(project.dsn) as conn:
+        assert [hit.key for hit in search(conn, "documents", [np.sin(7 * i) for i in range(1, 65)], k=1)] == [7]
+    project.write(f"op.mrl_rotate({on})\nop.mrl_rotate({on}, version=3)")
+    with pytest.raises(MrlError, match=r"the next rotation of embedding of documents is embedding_rot8_v2, not emb"):
+        project.upgrade()
+    with connect(project.dsn) as conn:
+        assert conn.execute("SELECT count(*) FROM mrl.bases").fetchall() == [(1,)]
+    with pytest.raises(MrlError, match=r"learnt from rows, and a script has none.*mrl-pg rotate documents --dims 8"):
+        project.offline("0001:0002")
+    project.downgrade("0001")
+    with connect(project.dsn) as conn:
+        assert conn.execute("SELECT count(*) FROM mrl.prefixes").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("mrl_add_prefix('documents', dims=8, kind='rotate')", "kind rotate needs a version"),
+        ("mrl_drop_prefix('documents', dims=8, kind='rotate')", "kind rotate needs a version"),
+        ("mrl_drop_prefix('documents', dims=8, version=1)", "kind truncate has no version"),
+        ("mrl_rotate('documents', dims=0)", "dims must be between 1 and 4,000, not 0"),
+        ("mrl_rotate('documents', dims=128, sample=9)", "a sample of 9 rows does not determine 128"),
+        ("mrl_rotate('documents', dims=8)", "no row of documents has an embedding"),
+    ],
+)
+def test_rotations_that_cannot_be(project: Project, call: str, message: str) -> None:
+    table = TABLE.format(name="documents", embedding="embedding", schema=None)
+    project.write("op.mrl_install()\n" + table)
+    project.write(f"op.{call}")
+    with pytest.raises(MrlError, match=message):
+        project.upgrade()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Any
 from urllib.parse import urlparse
 
 import pytest
@@ -193,6 +194,26 @@ def test_for_model_knows_the_rest() -> None:
         full_dims=3072, dims=256, distance="cosine", model="text-embedding-3-large"
     )
     assert Matryoshka.for_model("gemini-embedding-001").dims == 768
+
+
+def test_for_model_knows_the_transform() -> None:
+    normed: dict[str, Any] = {"full_dims": 768, "model": "nomic-embed-text-v1.5"}
+    assert Matryoshka.for_model("nomic-ai/nomic-embed-text-v1.5") == Matryoshka(dims=256, layer_norm=True, **normed)
+    signs = Matryoshka.for_model("nomic-embed-text-v1.5", kind="binary")
+    assert signs == Matryoshka(dims=768, kind="binary", layer_norm=True, **normed)
+    # Neither cut nor reduced to its signs, the embedding needs none.
+    assert Matryoshka.for_model("nomic-embed-text-v1.5", kind="half") == Matryoshka(kind="half", **normed)
+    assert not Matryoshka.for_model("nomic-embed-text-v1.5", layer_norm=False).layer_norm
+    assert Matryoshka.for_model("nomic-embed-text-v1.5", kind="half", layer_norm=True).layer_norm
+
+
+def test_for_model_has_no_advice_for_halves() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        specs = [Matryoshka.for_model(name, kind="half") for name, model in MODELS.items() if model.full_dims <= 4_000]
+    assert all(spec.dims == spec.full_dims for spec in specs)
+    with pytest.raises(SpecError, match="dims must be between 1 and 4,000, not 4096"):
+        Matryoshka.for_model("Qwen3-Embedding-8B", kind="half")
 
 
 def test_for_model_takes_every_other_parameter() -> None:

@@ -15,14 +15,15 @@ PACKAGE = Path(mrl_pg.__file__).parent
 
 # A module may import those to its right, and not the other way round: the core never sees a connection.
 LAYERS = [
-    ["cli", "demo"],
+    ["cli"],
+    ["bench", "demo"],
     ["migrate", "alembic"],
     ["documents"],
     ["sqlalchemy", "psycopg"],
     ["measure"],
     ["backfill", "embedding", "evaluate"],
     ["verdict"],
-    ["evaluation"],
+    ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
     ["statements", "embed", "queries", "relevance", "scan"],
     ["footprint", "metrics", "views"],
     ["registry", "vectors"],

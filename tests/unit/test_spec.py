@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrl_pg import Matryoshka, SpecError
-from mrl_pg.spec import index_name, shorten
+from mrl_pg.spec import Kind, index_name, shorten
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "full_dims = 1": (
@@ -25,7 +25,23 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"dims": 1537, "kind": "binary"},
         "dims must be at most full_dims = 1536, not 1537. A binary prefix has the signs of some dimensions, or of all.",
     ),
-    "kind": ({"kind": "half"}, "unknown kind 'half'. Use truncate or binary."),
+    "half dims < full_dims": (
+        {"kind": "half"},
+        "dims must be full_dims = 1536, not 256. Kind half keeps the whole embedding: leave dims out.",
+    ),
+    "half of too many": (
+        {"dims": None, "full_dims": 4001, "kind": "half"},
+        "dims must be between 1 and 4,000, not 4001. HNSW takes at most 4,000 halfvec dimensions.",
+    ),
+    "no dims": (
+        {"dims": None},
+        "kind truncate needs dims, the length of the prefix. Give dims=256, for example.",
+    ),
+    "rotate": (
+        {"kind": "rotate", "dims": None, "layer_norm": True},
+        "a rotation is learnt from rows that are there, and not declared. Run: mrl-pg rotate TABLE --dims 128",
+    ),
+    "kind": ({"kind": "quarter"}, "unknown kind 'quarter'. Use truncate, binary or half."),
     "distance": ({"distance": "dot"}, "unknown distance 'dot'. Use cosine, l2 or inner_product."),
     "type": ({"embedding_type": "bit"}, "unknown embedding_type 'bit'. Use vector or halfvec."),
     "m = 1": ({"m": 1}, "m must be between 2 and 100, not 1. The default is 16."),
@@ -34,6 +50,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "ef_construction must be between 80 (2 * m) and 1000, not 64. The default is 64.",
     ),
 }
+
+
+NORMED: list[tuple[Kind, Any]] = [("truncate", 256), ("binary", None), ("half", None)]
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -54,6 +73,12 @@ def test_names() -> None:
     assert Matryoshka.for_model("text-embedding-3-small", kind="binary") == Matryoshka(
         full_dims=1536, dims=1536, kind="binary", model="text-embedding-3-small"
     )
+    assert Matryoshka(full_dims=1536, kind="binary") == Matryoshka(full_dims=1536, dims=1536, kind="binary")
+    half = Matryoshka(full_dims=1536, kind="half", distance="l2")
+    assert (half.dims, half.prefix) == (1536, "embedding_half1536")
+    assert half.index_name("documents") == "documents_embedding_half1536_halfvec_l2_ops_idx"
+    kinds = {kind: Matryoshka(full_dims=768, dims=dims, kind=kind, layer_norm=True).prefix for kind, dims in NORMED}
+    assert kinds == {"truncate": "embedding_ln256", "binary": "embedding_lnbit768", "half": "embedding_lnhalf768"}
     graph = Matryoshka(full_dims=8, dims=4, distance="l2", m=24, ef_construction=128, column="summary")
     assert graph.index_name("d") == "d_summary_4_halfvec_l2_ops_m24_ef128_idx"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pgvector import HalfVector, Vector
 
-from mrl_pg.vectors import prefixes, to_binary, to_text
+from mrl_pg.vectors import layer_norm, prefixes, to_binary, to_text
 from tests.conftest import FloatArray
 
 FLOATS = hnp.arrays(np.float32, st.integers(1, 50), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
@@ -38,6 +38,20 @@ def test_prefixes_for_cosine_are_unit_vectors() -> None:
 def test_prefixes_for_other_distances_keep_their_length() -> None:
     rows = np.random.default_rng(0).standard_normal((100, 64)) * 7
     assert np.array_equal(prefixes(rows, 16, "l2"), rows[:, :16].astype(np.float16))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1, 1e20])
+def test_layer_norm(scale: float) -> None:
+    """As PyTorch documents torch.nn.functional.layer_norm(), and nothing of what has none."""
+    rows = ((np.random.default_rng(0).standard_normal((100, 64)) + 3) * scale).astype(np.float32)
+    rows[3], rows[5] = 0, 0.1 * scale
+    exact = rows.astype(np.float64)
+    expected = (exact - exact.mean(axis=1)[:, None]) / np.sqrt(exact.var(axis=1)[:, None] + 1e-5)
+    made = layer_norm(rows)
+    assert made.dtype == np.float32
+    assert not made[[3, 5]].any()
+    assert np.delete(made, [3, 5], axis=0) == pytest.approx(np.delete(expected, [3, 5], axis=0), rel=1e-5, abs=0)
+    assert np.array_equal(layer_norm(rows[7]), made[7])
 
 
 def test_the_api_shortens_embeddings_as_we_do(shared_data: object) -> None:
