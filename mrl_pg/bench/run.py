@@ -26,6 +26,7 @@ from mrl_pg.bench.report import BASELINE, MethodReport, Report
 from mrl_pg.bench.server import check_space, memory, settings, with_short_memory
 from mrl_pg.bench.short_memory import measure_short
 from mrl_pg.errors import MrlError
+from mrl_pg.psycopg.run import server_versions
 
 DEFAULT_TARGETS = (0.965, 0.985)
 
@@ -127,13 +128,9 @@ def _method_reports(
 
 
 def _versions(conn: Connection[Any]) -> dict[str, str]:
-    ((postgres, pgvector),) = conn.execute(
-        "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
-    )
     return {
         "mrl-pg": __version__,
-        "PostgreSQL": postgres,
-        "pgvector": pgvector,
+        **server_versions(conn),
         "Python": platform.python_version(),
         "psycopg": psycopg.__version__,
         "numpy": np.__version__,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,8 @@ Examples:
   mrl-pg eval documents
   mrl-pg eval documents --queries queries.npz --dims 64,128,256 --kinds truncate,rotate
   mrl-pg eval documents --queries texts.jsonl --model text-embedding-3-large --qrels qrels.tsv
-  mrl-pg eval documents --sample 200 --ef-search 40,100,200 --clients 4 --filter lang=en""",
+  mrl-pg eval documents --sample 200 --ef-search 40,100,200 --clients 4 --filter lang=en
+  mrl-pg eval documents --recall 0.95 --report prefixes.html""",
 )
 @click.argument("table")
 @click.option("--sample", type=int, help="Take so many rows as queries; 500, or a fifth of fewer rows, if left out.")
@@ -74,6 +77,10 @@ Examples:
 )
 @click.option("--no-index", is_flag=True, help="Scan only: no searches through the indexes there are.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For the same sample of the same rows.")
+@click.option(
+    "--recall", "target", type=click.FloatRange(0, 1), default=0.98, show_default=True, help="The recall you want."
+)
+@click.option("--report", type=click.Path(dir_okay=False), help="Write a page with charts there: one HTML file.")
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="Write all figures there, a line each.")
 @dsn_option
 @json_option
@@ -89,6 +96,8 @@ def evaluate(
     distance: Distance | None,
     filters: tuple[str, ...],
     no_index: bool,
+    target: float,
+    report: str | None,
     csv_file: str | None,
     dsn: str,
     as_json: bool,
@@ -101,10 +110,12 @@ def evaluate(
     the indexes there are, timed. Without --queries rows of the table are searched for, which is optimistic.
     """
     import mrl_pg.psycopg as mrl
+    from mrl_pg.psycopg.run import server_versions
     from mrl_pg.queries import read_qrels, read_queries
 
-    if csv_file and not Path(csv_file).absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no directory for {csv_file}.", param_hint="--csv")
+    for option, path in (("--csv", csv_file), ("--report", report)):
+        if path and not Path(path).absolute().parent.is_dir():
+            raise click.BadParameter(f"there is no directory for {path}.", param_hint=option)
     given: dict[str, Any] = {
         "kinds": kinds.split(",") if kinds else None,
         "filter": read_filters(filters) or None,
@@ -137,10 +148,29 @@ def evaluate(
                 )
         except KeyboardInterrupt:
             raise Stopped("Stopped. Nothing was changed; with fewer --rows or --dims it takes less time.") from None
+        versions = server_versions(conn)
     if csv_file:
         write_csv(csv_file, found)
+    if report:
+        from mrl_pg.report import report_html
+
+        page = report_html(found, table=table, target=target, settings={"command": _command()} | versions)
+        Path(report).write_text(page, encoding="utf-8")
     if as_json:
         print_json({"table": table} | found.as_dict())
         return
-    print_evaluation(found)
-    click.echo(next_step(table, known, embedding, found))
+    print_evaluation(found, target)
+    click.echo(next_step(table, known, embedding, found, target))
+    for path in filter(None, (csv_file, report)):
+        click.echo(f"Wrote {path}.")
+
+
+def _command() -> str:
+    """Returns the command as it was given, without the connection, which may hold a password."""
+    words = sys.argv[1:]
+    shown = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if "--dsn" not in (before, word.partition("=")[0])
+    ]
+    return shlex.join(["mrl-pg", *shown])

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from mrl_pg.registry import Target
 
 
-def print_evaluation(found: Evaluation) -> None:
-    """Prints tables of all figures, and what they come to in words."""
-    from mrl_pg.verdict import judged_candidates, sentences
+def print_evaluation(found: Evaluation, target: float) -> None:
+    """Prints tables of all figures, and what they come to in words for a recall that is wanted."""
+    from mrl_pg.report.choice import usual_candidates
+    from mrl_pg.report.words import sentences
 
-    candidates = judged_candidates(found)
+    candidates = usual_candidates(found) if found.points else 0
     whole = "" if found.rows == found.table_rows else f" of {found.table_rows:,}"
     click.echo(
         f"Exact scans of {found.rows:,}{whole} rows of {found.full_dims} dimensions for {found.queries:,} queries "
@@ -50,18 +51,18 @@ def print_evaluation(found: Evaluation) -> None:
     if found.indexes:
         _print_indexes(found)
     click.echo()
-    for sentence in (*found.notes, *sentences(found)):
+    for sentence in sentences(found, target):
         click.echo(sentence)
 
 
-def next_step(table: str, known: Target, embedding: str, found: Evaluation) -> str:
+def next_step(table: str, known: Target, embedding: str, found: Evaluation, target: float) -> str:
     """Returns the command that makes the smallest prefix that is good enough, or brings it on; or what else to do."""
-    from mrl_pg.verdict import good_enough
+    from mrl_pg.report.choice import good_enough
 
-    good = good_enough(found)
-    if not good:
+    choice = good_enough(found, target)
+    if not choice:
         return f"Next: mrl-pg eval {quote(table)} --candidates 100,200,400"
-    best = good[0]
+    best = choice.point
     for prefix in known.prefixes:
         if (prefix.embedding, prefix.kind, prefix.dims, prefix.distance) == (
             embedding,
@@ -90,9 +91,9 @@ def write_csv(path: str, found: Evaluation) -> None:
 
 
 def _costs(point: Point, candidates: int) -> list[Any]:
-    from mrl_pg.verdict import reranked
+    from mrl_pg.report.choice import at
 
-    recall, cost = reranked(point, candidates).recall, point.footprint
+    recall, cost = at(point, candidates).recall, point.footprint
     return [
         point.kind,
         point.dims,
@@ -109,13 +110,11 @@ def _costs(point: Point, candidates: int) -> list[Any]:
 
 
 def _print_relevance(found: Evaluation, candidates: int) -> None:
-    from mrl_pg.verdict import reranked
+    from mrl_pg.report.choice import at
 
     click.echo(f"\nBy the qrels nDCG@10 and the share of relevant rows in the first {found.k}, ± 95 % interval:")
     rows = [["whole", found.full_dims, *_relevance(found.relevance), None, None]]
-    rows += [
-        [p.kind, p.dims, *_relevance(p.relevance), *_relevance(reranked(p, candidates).relevance)] for p in found.points
-    ]
+    rows += [[p.kind, p.dims, *_relevance(p.relevance), *_relevance(at(p, candidates).relevance)] for p in found.points]
     then = f"from {candidates:,} candidates"
     print_table(
         ["kind", "dims", "nDCG@10", "relevant", f"nDCG@10 {then}", f"relevant {then}"], rows, right=2, dense=True

@@ -55,6 +55,15 @@ def check_installed(conn: Connection[Any]) -> None:
         raise NotInstalledError()
 
 
+def server_versions(conn: Connection[Any]) -> dict[str, str]:
+    """Returns the versions of PostgreSQL and pgvector, by name."""
+    with Cursor(conn, row_factory=tuple_row) as cursor:
+        ((postgres, pgvector),) = cursor.execute(
+            "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
+        ).fetchall()
+    return {"PostgreSQL": postgres, "pgvector": pgvector}
+
+
 def execute_many(conn: Connection[Any], statement: ClauseElement, values: Sequence[Mapping[str, Any]]) -> int:
     """Returns how many rows a statement has changed, run for each of several sets of values in few round trips."""
     ready = statement.compile(dialect=_dialect)

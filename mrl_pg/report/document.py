@@ -14,7 +14,7 @@ from mrl_pg.report.page import Section, figure_section, page_html, settings_sect
 from mrl_pg.report.table import html_table, to_csv
 from mrl_pg.report.tasks import starting_points
 from mrl_pg.report.units import figure, size
-from mrl_pg.report.words import comparison, evidence, latency, verdict
+from mrl_pg.report.words import sentences
 
 # Recalls to say the smallest index for, besides the one that is wanted.
 _TARGETS = (0.9, 0.95, 0.98, 0.99)
@@ -55,11 +55,9 @@ def _subtitle(evaluation: Evaluation) -> str:
 
 def _words(evaluation: Evaluation, target: float) -> Section:
     """Returns what the figures say, and what to know about them."""
-    said = [tag("p", verdict(evaluation, target), class_="verdict"), tag("p", evidence(evaluation, target))]
-    if evaluation.indexes:
-        said.append(tag("p", latency(evaluation.indexes, target)))
-    said += [tag("p", sentence) for sentence in comparison(evaluation)]
-    said += [tag("p", note, class_="soft") for note in evaluation.notes]
+    first, *others = sentences(evaluation, target)
+    said = [tag("p", first, class_="verdict")]
+    said += [tag("p", one, class_="soft" if one in evaluation.notes else None) for one in others]
     said.append(
         tag(
             "p",

@@ -15,6 +15,14 @@ _COMPARED_AT = 256
 _SMALL = 0.05
 
 
+def sentences(evaluation: Evaluation, target: float) -> list[str]:
+    """Returns all that is to be said, the verdict first and what limits it last."""
+    said = [verdict(evaluation, target), evidence(evaluation, target)]
+    if evaluation.indexes:
+        said.append(latency(evaluation.indexes, target))
+    return [sentence for sentence in (*said, *comparison(evaluation), *evaluation.notes) if sentence]
+
+
 def verdict(evaluation: Evaluation, target: float) -> str:
     """Returns which prefix is good enough for a recall, in one sentence."""
     choice, most = good_enough(evaluation, target), best(evaluation)

@@ -81,6 +81,25 @@ def test_csv_has_all_figures(run: Run, papers: Conn, queries: str, tmp_path: Pat
     assert "embedding_8, under the filter, which keeps 20.00% of the rows:" in result.output
 
 
+def test_a_report_stands_for_itself(
+    run: Run, papers: Conn, dsn: str, queries: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    arguments = [*COMMAND, "--queries", queries, "--no-index", "--recall", "0.5", "--report", str(path)]
+    monkeypatch.setattr("sys.argv", ["mrl-pg", *arguments, "--dsn", "host=h password=secret"])
+    result = run(*arguments)
+    assert result.output.splitlines()[-1] == f"Wrote {path}."
+    page = path.read_text(encoding="utf-8")
+    assert "Prefixes of papers" in page
+    assert "recall@10 of 0.5" in page
+    assert "recall@10 of 0.5" in result.output
+    ((version,),) = papers.execute("SELECT current_setting('server_version')").fetchall()
+    assert version in page
+    assert "mrl-pg eval papers --dims 4,8" in page
+    assert "secret" not in page
+    assert run(*COMMAND, "--report", "nowhere/report.html").exit_code == 2
+
+
 def test_says_what_to_do_next(run: Run, papers: Conn, queries: str) -> None:
     def last(*arguments: str) -> str:
         result = run(*COMMAND, "--queries", queries, "--no-index", "--kinds", "truncate", *arguments)

@@ -22,7 +22,6 @@ LAYERS = [
     ["sqlalchemy", "psycopg"],
     ["measure"],
     ["backfill", "embedding", "evaluate"],
-    ["verdict"],
     ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
     ["statements", "embed", "queries", "relevance", "scan"],
     ["footprint", "metrics", "views"],
