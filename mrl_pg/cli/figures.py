@@ -63,13 +63,9 @@ def next_step(table: str, known: Target, embedding: str, found: Evaluation, targ
     if not choice:
         return f"Next: mrl-pg eval {quote(table)} --candidates 100,200,400"
     best = choice.point
+    wanted = (embedding, best.kind, best.dims, found.distance, False)
     for prefix in known.prefixes:
-        if (prefix.embedding, prefix.kind, prefix.dims, prefix.distance) == (
-            embedding,
-            best.kind,
-            best.dims,
-            found.distance,
-        ):
+        if (prefix.embedding, prefix.kind, prefix.dims, prefix.distance, prefix.layer_norm) == wanted:
             if prefix.index:
                 return f"{table} has that prefix, with its index: {prefix.prefix}."
             return f"Next: mrl-pg backfill {quote(table)} --prefix {quote(prefix.prefix)}"
