@@ -68,7 +68,8 @@ def next_step(table: str, known: Target, embedding: str, found: Evaluation, targ
         if (prefix.embedding, prefix.kind, prefix.dims, prefix.distance, prefix.layer_norm) == wanted:
             if prefix.index:
                 return f"{table} has that prefix, with its index: {prefix.prefix}."
-            return f"Next: mrl-pg backfill {quote(table)} --prefix {quote(prefix.prefix)}"
+            it = f"{quote(table)} --prefix {quote(prefix.prefix)}"
+            return f"Next: mrl-pg backfill {it} && mrl-pg index {it}"
     command = "rotate" if best.kind == "rotate" else "add-prefix"
     options = [
         f"--dims {best.dims}",

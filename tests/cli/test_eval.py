@@ -112,7 +112,9 @@ def test_says_what_to_do_next(run: Run, papers: Conn, queries: str) -> None:
         "Next: mrl-pg add-prefix papers --dims 32 --kind binary"
     )
     mrl.add_prefix(papers, "papers", dims=16)
-    assert last("--dims", "16") == "Next: mrl-pg backfill papers --prefix embedding_16"
+    assert last("--dims", "16") == (
+        "Next: mrl-pg backfill papers --prefix embedding_16 && mrl-pg index papers --prefix embedding_16"
+    )
     mrl.backfill(papers, "papers", prefix="embedding_16")
     mrl.create_index(papers, "papers", prefix="embedding_16")
     assert last("--dims", "16") == "papers has that prefix, with its index: embedding_16."
