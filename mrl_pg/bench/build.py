@@ -101,7 +101,7 @@ def insert_rates(conn: Connection[Any], built: Sequence[Built], data: Data, doin
     insert = sql.SQL(
         "INSERT INTO {inserts} (id, embedding) SELECT id, embedding FROM {documents} WHERE id >= %s AND id < %s"
     ).format(**names)
-    rates: dict[tuple[str, int], float] = {}
+    rates: dict[tuple[str, int, int], float] = {}
     for method in (one.method for one in built):
         if method.index_key in rates:
             continue

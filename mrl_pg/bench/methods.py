@@ -15,6 +15,7 @@ import mrl_pg.psycopg as mrl
 from mrl_pg.bench.points import Grid, Point
 from mrl_pg.errors import MrlError
 from mrl_pg.psycopg.run import PackedDumper
+from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION
 from mrl_pg.vectors import FloatArray, Packed, to_binary
 
 Search: TypeAlias = Callable[[FloatArray], list[int]]
@@ -116,18 +117,21 @@ class Method:
     :ivar full_dims: length of the embeddings.
     :ivar dims: what stage one compares of them.
     :ivar as_copied: the recipe under pgvector's default ef_search, 40, without iterative scans.
+    :ivar ef_construction: of the index of a prefix: being small, it can be built with more care than a large one.
     """
 
     kind: str
     full_dims: int
     dims: int
     as_copied: bool = False
+    ef_construction: int = DEFAULT_EF_CONSTRUCTION
 
     @property
     def name(self) -> str:
-        """What it is called: half, truncate-256, subvector-512@40."""
+        """What it is called: half, truncate-256, rotate-256+ef128, subvector-512@40."""
         dims = "" if self.kind in _WHOLE else f"-{self.dims}"
-        return f"{self.kind}{dims}{f'@{_DEFAULT_EF_SEARCH}' if self.as_copied else ''}"
+        care = "" if self.ef_construction == DEFAULT_EF_CONSTRUCTION else f"+ef{self.ef_construction}"
+        return f"{self.kind}{dims}{care}{f'@{_DEFAULT_EF_SEARCH}' if self.as_copied else ''}"
 
     @property
     def about(self) -> str:
@@ -135,6 +139,8 @@ class Method:
         if self.kind == "exact":
             return "mrl-pg: every row compared, no index"
         about = _RECIPES[self.kind].about if self.kind in _RECIPES else _ABOUT[self.kind]
+        if self.ef_construction != DEFAULT_EF_CONSTRUCTION:
+            about = f"{about}, ef_construction {self.ef_construction}"
         return f"{about}; under the default ef_search" if self.as_copied else about
 
     @property
@@ -149,9 +155,9 @@ class Method:
         return Grid(candidates, _EF_SEARCH)
 
     @property
-    def index_key(self) -> tuple[str, int]:
+    def index_key(self) -> tuple[str, int, int]:
         """Equal for methods that search by the same index."""
-        return ("subvector" if self.kind == "function" else self.kind), self.dims
+        return ("subvector" if self.kind == "function" else self.kind), self.dims, self.ef_construction
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,7 @@ def default_methods(full_dims: int) -> list[Method]:
     names = [
         *("exact", "half", f"subvector-{longer}@40", f"subvector-{longer}", f"function-{longer}@40"),
         *(f"function-{longer}", "quantize", f"truncate-{medium}", f"truncate-{longer}"),
-        *(f"rotate-{short}", f"rotate-{medium}", f"binary-{full_dims}"),
+        *(f"rotate-{short}", f"rotate-{medium}", f"rotate-{medium}+ef128", f"binary-{full_dims}"),
     ]
     return [method for method in (_parsed(name, full_dims) for name in names) if method.dims <= _max_dims(method)]
 
@@ -213,10 +219,10 @@ def fill(conn: Connection[Any], table: str, method: Method) -> str | None:
 def build(conn: Connection[Any], table: str, method: Method, prefix: str | None) -> str | None:
     """Returns the name of the index after building it, None for exact search."""
     if prefix is not None:
-        return mrl.create_index(conn, table, prefix=prefix, concurrently=False)
+        return mrl.create_index(conn, table, prefix=prefix, concurrently=False, ef_construction=method.ef_construction)
     if method.kind == "exact":
         return None
-    name = "_".join([table, *map(str, method.index_key), "idx"])
+    name = "_".join([table, *map(str, method.index_key[:2]), "idx"])
     indexed = _formatted(_RECIPES[method.kind].index, method)
     statement = sql.SQL("CREATE INDEX {} ON {} USING hnsw ({})")
     conn.execute(statement.format(sql.Identifier(name), sql.Identifier(table), indexed))
@@ -280,16 +286,22 @@ def _settings(method: Method, point: Point) -> str:
 
 
 def _parsed(name: str, full_dims: int) -> Method:
-    found = re.fullmatch(r"([a-z]+)(?:-(\d+))?(@40)?", name)
-    kind, dims, as_copied = found.groups() if found else ("", None, None)
+    found = re.fullmatch(r"([a-z]+)(?:-(\d+))?(?:\+ef(\d+))?(@40)?", name)
+    kind, dims, ef_construction, as_copied = found.groups() if found else ("", None, None, None)
     known = kind in _ADD or kind in _RECIPES or kind == "exact"
-    if not known or (kind in _WHOLE) != (dims is None) or (as_copied and kind not in _RECIPES):
+    if (
+        not known
+        or (kind in _WHOLE) != (dims is None)
+        or (as_copied and kind not in _RECIPES)
+        or (ef_construction and kind not in _ADD)
+    ):
         names = [*_WHOLE, *(f"{kind}-DIMS" for kind in (*_RECIPES, *_ADD) if kind not in _WHOLE)]
         raise MrlError(
             f"unknown method {name!r}. Write one of {', '.join(names)}; @40 after a recipe leaves it the default "
-            "ef_search, as in subvector-512@40."
+            "ef_search, as in subvector-512@40, and +ef128 after a prefix gives its index that ef_construction."
         )
-    return Method(kind, full_dims, full_dims if dims is None else int(dims), bool(as_copied))
+    care = DEFAULT_EF_CONSTRUCTION if ef_construction is None else int(ef_construction)
+    return Method(kind, full_dims, full_dims if dims is None else int(dims), bool(as_copied), care)
 
 
 def _max_dims(method: Method) -> int:
