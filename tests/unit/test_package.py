@@ -29,6 +29,7 @@ LAYERS = [
     ["registry", "vectors"],
     ["install", "search", "basis"],
     ["spec"],
+    ["openai_sdk"],
     ["errors"],
 ]
 
