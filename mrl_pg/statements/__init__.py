@@ -33,7 +33,7 @@ from mrl_pg.statements.catalog import (
 )
 from mrl_pg.statements.parts import Key, literal, prefix_type, quoted, table
 from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_prefix, drop_prefix_index
-from mrl_pg.statements.sampling import SNAPSHOT, Share, count_embeddings, embeddings
+from mrl_pg.statements.sampling import SNAPSHOT, Share, count_embeddings, embeddings, texts
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
 __all__ = [
@@ -80,5 +80,6 @@ __all__ = [
     "set_lock_timeout",
     "status",
     "table",
+    "texts",
     "touch",
 ]

@@ -24,7 +24,9 @@ LAYERS = [
     ["backfill", "embedding", "evaluate"],
     ["verdict"],
     ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
-    ["statements", "embed", "queries", "relevance", "scan"],
+    ["generated"],
+    ["prompt"],
+    ["statements", "embed", "chat", "queries", "relevance", "scan"],
     ["footprint", "metrics", "views"],
     ["registry", "vectors"],
     ["install", "search", "basis"],
