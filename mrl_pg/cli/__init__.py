@@ -21,6 +21,7 @@ from mrl_pg.cli.queries import queries
 from mrl_pg.cli.rotate import rotate
 from mrl_pg.cli.schema import create_table, install, migrate, uninstall
 from mrl_pg.cli.search import search
+from mrl_pg.cli.watch import watch
 
 __all__ = ["main"]
 
@@ -77,6 +78,7 @@ for command in (
     embed,
     queries,
     evaluate,
+    watch,
     bench,
 ):
     main.add_command(command)

@@ -21,6 +21,7 @@ from mrl_pg.psycopg.search import (
     search_many_async,
     search_sql,
 )
+from mrl_pg.psycopg.watch import watch
 
 __all__ = [
     "add_prefix",
@@ -42,4 +43,5 @@ __all__ = [
     "status",
     "uninstall",
     "version",
+    "watch",
 ]

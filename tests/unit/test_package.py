@@ -20,7 +20,7 @@ LAYERS = [
     ["migrate", "alembic"],
     ["documents"],
     ["sqlalchemy", "psycopg"],
-    ["measure"],
+    ["measure", "watch"],
     ["backfill", "embedding", "evaluate"],
     ["verdict"],
     ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
