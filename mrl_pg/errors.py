@@ -8,6 +8,7 @@ MrlError
 ├── SchemaVersionError     the schema mrl is too old or too new for this package
 ├── EvaluationError        an evaluation that cannot be made  (also ValueError)
 ├── EmbedError             texts that could not be embedded; it can be run again
+├── GenerateError          queries that could not be generated; it can be run again
 └── BackfillError          a backfill that stopped; it can be run again
 
 Messages carry the numbers, and their last sentence is the next command. Driver errors pass through untouched.
@@ -76,6 +77,10 @@ class EmbedError(MrlError):
         self.refused = refused
         self.embeddings = embeddings
         super().__init__(message)
+
+
+class GenerateError(MrlError):
+    """Queries that could not be generated; what is in their file stays, and a rerun goes on from there."""
 
 
 class BackfillError(MrlError):

@@ -8,7 +8,8 @@
  *   - scalar functions have parsed bodies (RETURN ...); plpgsql functions see pg_catalog only and name the rest with
  *     its schema, so nobody who may create objects in a schema gets their code run by others;
  *   - no NULLIF, IS DISTINCT FROM or CASE x WHEN on vectors: their operator cannot be printed with its schema;
- *   - the registry is the trigger on the user's table, so there are no rows of ours to lose but those of mrl.bases.
+ *   - the registry is the trigger on the user's table, so there are no rows of ours to lose but those of mrl.bases
+ *     and mrl.recall_history.
  */
 
 DO $$
@@ -1198,6 +1199,52 @@ END
 $$;
 COMMENT ON FUNCTION mrl.search_sql(anyelement, vector, integer, integer, jsonb, name, jsonb) IS
     'the statement that mrl.search runs, with its values as literals';
+
+-- Recall over time ---------------------------------------------------------------------------------------
+
+-- What mrl-pg watch has measured, a row a run. No sequence and no regclass: a dump restores it as it is.
+CREATE TABLE mrl.recall_history (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    measured_at timestamptz NOT NULL DEFAULT now(),
+    target text NOT NULL,
+    prefix text NOT NULL,
+    source text NOT NULL CHECK (source IN ('queries', 'rows')),
+    k integer NOT NULL CHECK (k > 0),
+    candidates integer NOT NULL,
+    ef_search integer NOT NULL,
+    queries integer NOT NULL CHECK (queries > 0),
+    recall double precision NOT NULL CHECK (recall BETWEEN 0 AND 1),
+    low double precision NOT NULL,
+    high double precision NOT NULL,
+    worst double precision NOT NULL,
+    p50_ms double precision NOT NULL,
+    floor double precision NOT NULL
+);
+GRANT SELECT ON mrl.recall_history TO PUBLIC;
+COMMENT ON TABLE mrl.recall_history IS 'recall of searches against exact search, a row for each run of mrl-pg watch; delete old ones at will';
+COMMENT ON COLUMN mrl.recall_history.id IS 'of the run';
+COMMENT ON COLUMN mrl.recall_history.measured_at IS 'when the run ended';
+COMMENT ON COLUMN mrl.recall_history.target IS 'table that was searched, as it was named then';
+COMMENT ON COLUMN mrl.recall_history.prefix IS 'prefix column that served, as it was named then';
+COMMENT ON COLUMN mrl.recall_history.source IS 'queries: they were given; rows: of the table itself, which is optimistic';
+COMMENT ON COLUMN mrl.recall_history.k IS 'of recall@k';
+COMMENT ON COLUMN mrl.recall_history.candidates IS 'rows that stage one handed over';
+COMMENT ON COLUMN mrl.recall_history.ef_search IS 'size of the HNSW candidate list';
+COMMENT ON COLUMN mrl.recall_history.queries IS 'how many were measured';
+COMMENT ON COLUMN mrl.recall_history.recall IS 'share of the exact top k that was found, the mean over the queries';
+COMMENT ON COLUMN mrl.recall_history.low IS 'lower end of its 95 % confidence interval';
+COMMENT ON COLUMN mrl.recall_history.high IS 'upper end of its 95 % confidence interval';
+COMMENT ON COLUMN mrl.recall_history.worst IS 'recall of the worst query';
+COMMENT ON COLUMN mrl.recall_history.p50_ms IS 'half of the searches took at most so many milliseconds';
+COMMENT ON COLUMN mrl.recall_history.floor IS 'recall that was asked for';
+
+DO $$
+BEGIN
+    PERFORM pg_catalog.pg_extension_config_dump('mrl.recall_history', '');
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;  -- a plain installation, as for mrl.bases
+END
+$$;
 
 -- Whoever may write to a table needs its trigger, also where ALTER DEFAULT PRIVILEGES says otherwise.
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA mrl TO PUBLIC;

@@ -17,9 +17,11 @@ from mrl_pg.cli.embed import embed
 from mrl_pg.cli.errors import Stopped, explain
 from mrl_pg.cli.eval import evaluate
 from mrl_pg.cli.prefixes import add_prefix, backfill, drop_prefix, index, status
+from mrl_pg.cli.queries import queries
 from mrl_pg.cli.rotate import rotate
 from mrl_pg.cli.schema import create_table, install, migrate, uninstall
 from mrl_pg.cli.search import search
+from mrl_pg.cli.watch import watch
 
 __all__ = ["main"]
 
@@ -74,7 +76,9 @@ for command in (
     drop_prefix,
     uninstall,
     embed,
+    queries,
     evaluate,
+    watch,
     bench,
 ):
     main.add_command(command)

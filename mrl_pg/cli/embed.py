@@ -9,7 +9,7 @@ import click
 
 from mrl_pg.cli.connection import connected, dsn_option
 from mrl_pg.cli.errors import Stopped
-from mrl_pg.cli.output import json_option, print_json, progress
+from mrl_pg.cli.output import json_option, print_json, progress, spent
 
 if TYPE_CHECKING:
     from mrl_pg.embed import Embedder
@@ -102,10 +102,7 @@ def embed(
 
 def _spent(found: EmbedProgress) -> str:
     """Returns tokens and cost: ``1,234,567 tokens, $0.16``."""
-    tokens = f"{found.tokens:,} tokens"
-    if found.cost is None:
-        return tokens
-    return f"{tokens}, ${found.cost:,.2f}" if found.cost >= 0.01 else f"{tokens}, under $0.01"
+    return spent(f"{found.tokens:,} tokens", found.cost)
 
 
 def _tell_rest(found: EmbedProgress, limit: int | None) -> None:

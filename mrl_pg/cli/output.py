@@ -86,6 +86,13 @@ def size(n: int) -> str:
     return f"{n / 1024:,.0f} kB" if n < 1024**2 else f"{n / 1024**2:,.1f} MB"
 
 
+def spent(tokens: str, cost: float | None) -> str:
+    """Returns tokens and what they cost, where that is known: ``1,234,567 tokens, $0.16``."""
+    if cost is None:
+        return tokens
+    return f"{tokens}, ${cost:,.2f}" if cost >= 0.01 else f"{tokens}, under $0.01"
+
+
 @contextmanager
 def progress() -> Iterator[Show]:
     """Yields a function that shows how far something is: a bar on a terminal, nothing in a pipe."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import os
 from collections.abc import Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 
 from mrl_pg.embed import Embedder, Usage, estimate_tokens
 from mrl_pg.errors import EmbedError
+from mrl_pg.openai_sdk import CHECK_URL, UNFIT, connect
 from mrl_pg.vectors import FloatArray
 
 # US dollars per million tokens, as published in May 2026.
@@ -23,18 +22,6 @@ PRICES = {"text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13, "text-
 MAX_INPUTS = 2_048
 MAX_REQUEST_BYTES = 600_000
 MAX_INPUT_TOKENS = 8_191
-
-_TIMEOUT = 120.0
-# The request is at fault, perhaps by a single text; 413 and 422 are what other servers than OpenAI's answer.
-_UNFIT = (400, 413, 422)
-_CHECK_URL = "Check base_url, which usually ends in /v1."
-_ADVICE = {
-    401: "Check the API key (OPENAI_API_KEY).",
-    403: "Check what the API key (OPENAI_API_KEY) may do.",
-    404: "Check the model, and base_url, which usually ends in /v1.",
-    429: "Check your quota, or wait and run it again.",
-    **dict.fromkeys(_UNFIT, "Check the model and the dimensions."),
-}
 
 
 def openai_embedder(
@@ -64,30 +51,29 @@ def openai_embedder(
     """
     if not 1 <= batch_size <= MAX_INPUTS:
         raise EmbedError(f"batch_size must be between 1 and {MAX_INPUTS:,}, not {batch_size}. The default is 256.")
-    if concurrency < 1 or max_retries < 0:
-        raise EmbedError(
-            f"concurrency must be at least 1 and max_retries at least 0, not {concurrency} and {max_retries}. "
-            "The defaults are 4 and 6."
-        )
-    if base_url is not None and not base_url.startswith(("http://", "https://")):
-        raise EmbedError(f"base_url {base_url!r} is no URL. Write https://host/v1.")
-    key = _checked_key(os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key)
+    connection = connect(
+        base_url,
+        api_key,
+        concurrency=concurrency,
+        max_retries=max_retries,
+        failure=EmbedError,
+        unfit="Check the model and the dimensions.",
+    )
     usage = Usage(price=PRICES.get(model))
 
     import openai
 
-    client = openai.OpenAI(api_key=key, base_url=base_url, max_retries=max_retries, timeout=_TIMEOUT)
     shape: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
 
     def ask(texts: list[str]) -> Any:
-        return client.embeddings.create(model=model, input=texts, encoding_format="base64", **shape)
+        return connection.client.embeddings.create(model=model, input=texts, encoding_format="base64", **shape)
 
     def send(texts: list[str]) -> tuple[list[FloatArray | None], int]:
         """Returns a vector for each text, or None where the model does not take it, and the tokens used."""
         try:
             return _read(ask(texts), len(texts))
         except openai.APIStatusError as error:
-            if error.status_code not in _UNFIT:
+            if error.status_code not in UNFIT:
                 raise
         if len(texts) == 1:
             # Is it this text, or anything we could ask? The latter raises here.
@@ -102,36 +88,19 @@ def openai_embedder(
             raise EmbedError(f"text {empty[0]} of {len(texts):,} is empty, which the API refuses. Leave it out.")
         requests = list(_requests(texts, batch_size))
         found: dict[int, FloatArray | None] = {}
-        try:
+
+        def send_all() -> None:
             # Its threads are daemons, so that Ctrl-C does not wait for the requests that are under way.
             with ThreadPool(min(concurrency, len(requests))) as pool:
                 answers = pool.imap(send, [[texts[n] for n in request] for request in requests])
                 for request, (vectors, tokens) in zip(requests, answers, strict=True):
                     usage.tokens += tokens
                     found.update(zip(request, vectors, strict=True))
-        except openai.OpenAIError as error:
-            failure = _told(error)
-        except json.JSONDecodeError as error:
-            failure = f"the server's answer is not JSON ({error}). {_CHECK_URL}"
-        else:
-            return [found[n] for n in range(len(texts))]
-        # Raised out here, so that the SDK's error, in which a server may repeat the key, is not chained to ours. A
-        # word that stands in for a key may be part of others.
-        raise EmbedError(failure.replace(key, "…") if len(key) >= 8 else failure)
+
+        connection.run(send_all)
+        return [found[n] for n in range(len(texts))]
 
     return Embedder(embed, model, usage)
-
-
-def _checked_key(key: str) -> str:
-    key = key.strip()
-    if not key:
-        raise EmbedError(
-            "there is no API key: OPENAI_API_KEY is not set. Set it; for a server that asks for none any word will do."
-        )
-    # The HTTP library would repeat it in its error.
-    if not key.isascii() or not key.isprintable():
-        raise EmbedError("the API key has characters that no key has. Check OPENAI_API_KEY.")
-    return key
 
 
 def _requests(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
@@ -160,7 +129,7 @@ def _read(answer: Any, texts: int) -> tuple[list[FloatArray | None], int]:
     """Returns the vectors of an answer in the order of the texts, whatever order they came in, and the tokens used."""
     data = getattr(answer, "data", None)
     if not isinstance(data, list):
-        raise EmbedError(f"the server answered, but not with embeddings. {_CHECK_URL}")
+        raise EmbedError(f"the server answered, but not with embeddings. {CHECK_URL}")
     vectors = {item.index: item.embedding for item in data}
     if len(data) != texts or vectors.keys() != set(range(texts)):
         raise EmbedError(
@@ -177,15 +146,4 @@ def _decoded(vector: Any) -> FloatArray:
             return np.frombuffer(base64.b64decode(vector, validate=True), dtype="<f4")
         return np.asarray(vector, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise EmbedError(f"the API returned something else than a vector ({error}). {_CHECK_URL}") from error
-
-
-def _told(error: Any) -> str:
-    """Returns what an error of the SDK says, and what to do."""
-    status = getattr(error, "status_code", None)
-    if status is None:
-        cause = f": {error.__cause__}" if error.__cause__ else ""
-        return f"the API cannot be reached ({error}{cause}). Check the network and base_url, and run it again."
-    body = error.body if isinstance(error.body, dict) else {}
-    said = " ".join(str(body.get("message", error.message)).split())
-    return f"the API refused the request (HTTP {status}): {said[:300]} {_ADVICE.get(status, 'Run it again.')}"
+        raise EmbedError(f"the API returned something else than a vector ({error}). {CHECK_URL}") from error

@@ -11,6 +11,7 @@ from mrl_pg.psycopg.evaluate import evaluate
 from mrl_pg.psycopg.index import create_index
 from mrl_pg.psycopg.install import install, uninstall, version
 from mrl_pg.psycopg.prefixes import add_prefix, drop_prefix, status
+from mrl_pg.psycopg.queries import generate_queries
 from mrl_pg.psycopg.rotate import rotate
 from mrl_pg.psycopg.search import (
     describe,
@@ -20,6 +21,7 @@ from mrl_pg.psycopg.search import (
     search_many_async,
     search_sql,
 )
+from mrl_pg.psycopg.watch import watch
 
 __all__ = [
     "add_prefix",
@@ -29,6 +31,7 @@ __all__ = [
     "drop_prefix",
     "embed",
     "evaluate",
+    "generate_queries",
     "install",
     "rotate",
     "search",
@@ -40,4 +43,5 @@ __all__ = [
     "status",
     "uninstall",
     "version",
+    "watch",
 ]

@@ -34,7 +34,7 @@ DEFAULT_SAMPLE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class Given:
     """Queries that were given, embedded where they were texts."""
 
     ids: tuple[str, ...]
@@ -115,7 +115,7 @@ def evaluate(
         known = describe(conn, target)
         statements.table(known)  # raises where there is no primary key
         column = embedding_column(conn, known, embedding)
-    given = _embedded(known, embedding, asked, embedder, model)
+    given = embedded(known, embedding, asked, embedder, model)
     if distance is None:
         distance = _distance(known, embedding)
     check_distance(distance)
@@ -184,21 +184,21 @@ def evaluate(
     return replace(result, notes=(*notes, *others), indexes=tuple(measured))
 
 
-def _embedded(
+def embedded(
     known: Target, embedding: str, queries: Queries | None, embedder: TextFunction | None, model: str | None
-) -> _Given | None:
+) -> Given | None:
     """Returns the queries with their embeddings, after checking who made them; None where there are none."""
     if queries is None:
         return None
     if queries.embeddings is not None:
         check_model(known, embedding, model)
-        return _Given(queries.ids, queries.embeddings, queries.qrels)
+        return Given(queries.ids, queries.embeddings, queries.qrels)
     texts = queries.texts or ()
     if embedder is None:
         raise EvaluationError(f"the {len(texts):,} queries are texts. Give an embedder for them.")
     made_by = as_embedder(embedder, model=model)
     check_model(known, embedding, model or made_by.model)
-    return _Given(queries.ids, made_by(texts), queries.qrels)
+    return Given(queries.ids, made_by(texts), queries.qrels)
 
 
 def _distance(known: Target, embedding: str) -> Distance:

@@ -25,15 +25,17 @@ from mrl_pg.statements.catalog import (
     PROBE,
     SESSION,
     SET_SESSION,
+    SET_STATEMENT_TIMEOUT,
     STATUS_COLUMNS,
     UNINSTALL_IF_UNUSED,
     VERSION,
     set_lock_timeout,
     status,
 )
+from mrl_pg.statements.history import MAY_STORE_RECALL, last_recall, store_recall
 from mrl_pg.statements.parts import Key, literal, prefix_type, quoted, table
 from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_prefix, drop_prefix_index
-from mrl_pg.statements.sampling import SNAPSHOT, Share, count_embeddings, embeddings
+from mrl_pg.statements.sampling import SNAPSHOT, Share, count_embeddings, embeddings, texts
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
 __all__ = [
@@ -45,12 +47,14 @@ __all__ = [
     "INDEX_BUILDERS",
     "INDEX_PROGRESS",
     "IS_EXTENSION",
+    "MAY_STORE_RECALL",
     "PREFIXES",
     "PREFIX_INDEXES",
     "PROBE",
     "SESSION",
     "SETTINGS",
     "SET_SESSION",
+    "SET_STATEMENT_TIMEOUT",
     "SNAPSHOT",
     "STATUS_COLUMNS",
     "UNINSTALL_IF_UNUSED",
@@ -71,6 +75,7 @@ __all__ = [
     "filter_conditions",
     "hits",
     "joined",
+    "last_recall",
     "literal",
     "missing",
     "prefix_type",
@@ -79,6 +84,8 @@ __all__ = [
     "search_many",
     "set_lock_timeout",
     "status",
+    "store_recall",
     "table",
+    "texts",
     "touch",
 ]

@@ -138,3 +138,6 @@ def set_lock_timeout(value: str) -> sa.Select[Any]:
 # What a session finds tables by, and what it may see.
 SESSION = sa.text("SELECT current_setting('search_path'), current_setting('role')")
 SET_SESSION = sa.text("SELECT set_config('search_path', :search_path, false), set_config('role', :role, false)")
+
+# Until the end of the transaction.
+SET_STATEMENT_TIMEOUT = sa.text("SELECT set_config('statement_timeout', :milliseconds, true)")

@@ -66,8 +66,26 @@ def embeddings(
     return statement.where(listed if among == "only" else sa.not_(listed))
 
 
-def _table(target: Target, embedding: str) -> sa.TableClause:
-    names = dict.fromkeys([*target.key, *(name for name, _ in target.columns), embedding])
+def texts(target: Target, column: str, rows: int, *, seed: int, max_chars: int) -> sa.Select[Any]:
+    """Returns the id of some rows and the beginning of their texts: the same rows in the same order for one seed.
+
+    Rows in the order of a hash of their id: with more of them the first stay the same, whatever else is written.
+    Those without a text are left out, and those without the embedding of a prefix, which no search finds.
+
+    :param rows: how many at most.
+    :param max_chars: characters of each text.
+    """
+    needed = dict.fromkeys(prefix.embedding for prefix in target.prefixes)
+    source = _table(target, column, *needed)
+    text = sa.cast(source.c[column], sa.Text)
+    row = _id(target, source)
+    there = [source.c[name].is_not(None) for name in needed]
+    chosen = sa.select(row, sa.func.left(text, number(max_chars))).where(text != "", *there)
+    return chosen.order_by(sa.func.hashtextextended(row, sa.cast(number(seed), sa.BigInteger)), row).limit(number(rows))
+
+
+def _table(target: Target, *others: str) -> sa.TableClause:
+    names = dict.fromkeys([*target.key, *(name for name, _ in target.columns), *others])
     return sa.table(target.name, *(sa.column(name) for name in names), schema=target.schema)
 
 

@@ -73,6 +73,7 @@ def make(conn: Conn) -> None:
     assert mrl.rotate(conn, "docs", "half", dims=3) == "half_rot3_v1"
     mrl.add_prefix(conn, "docs", dims=32, kind="binary")
     mrl.add_prefix(conn, "docs", kind="half")
+    mrl.watch(conn, "docs", vectors(3, 32), k=1, prefix="embedding_8")
 
 
 def check(source: Conn, restored: Conn) -> None:
@@ -81,6 +82,7 @@ def check(source: Conn, restored: Conn) -> None:
         REGISTRY,
         COUNTS,
         "SELECT b::text FROM mrl.bases b",
+        "SELECT h::text FROM mrl.recall_history h",
         "SELECT d::text FROM docs d ORDER BY id",
         'SELECT d::text FROM "we""ird"."do;cs" d ORDER BY id',
     ):

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's /v1/embeddings, and vectors that tell which text they were made from."""
+"""A server that speaks OpenAI's API, and vectors that tell which text they were made from."""
 
 from __future__ import annotations
 
@@ -68,19 +68,26 @@ class _Handler(BaseHTTPRequestHandler):
             self.api.times.append(time.monotonic())
             self.api.headers.append({name.lower(): value for name, value in self.headers.items()})
             trick = self.api.tricks.pop(0) if self.api.tricks else self.api.always
-        if self.path != "/v1/embeddings":
+        good = {"/v1/embeddings": self.embeddings, "/v1/chat/completions": self.chat}.get(self.path)
+        if good is None:
             self.send(404, {"error": {"message": f"no such path {self.path}"}})
             return
-        if self.api.max_chars and any(len(text) > self.api.max_chars for text in body["input"]):
+        texts = body.get("input") or [message["content"] for message in body["messages"]]
+        if self.api.max_chars and any(len(text) > self.api.max_chars for text in texts):
             self.send(400, {"error": {"message": "This model's maximum context length is 8192 tokens."}})
             return
-        answer: Answer | None = self.good(body)
+        answer: Answer | None = good(body)
         if trick:
             answer = trick(self, answer or {})
         if answer is not None:
             self.send(200, answer)
 
-    def good(self, body: dict[str, Any]) -> Answer:
+    def chat(self, body: dict[str, Any]) -> Answer:
+        text = body["messages"][-1]["content"][:50]
+        queries = {"name": f"{text} name", "description": f"what {text} is about", "vibe": f"feels like {text}"}
+        return completion(json.dumps(queries))
+
+    def embeddings(self, body: dict[str, Any]) -> Answer:
         vectors = [vector_of(text, body.get("dimensions", self.api.dims)) for text in body["input"]]
         encoded = [
             base64.b64encode(vector.tobytes()).decode() if body.get("encoding_format") == "base64" else vector.tolist()
@@ -106,6 +113,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+def completion(content: str | None) -> Answer:
+    """Returns a good answer of a chat model, which says so."""
+    return {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
+        "usage": {"prompt_tokens": 300, "completion_tokens": 40, "total_tokens": 340},
+    }
 
 
 def refuse(status: int, message: str = "no", headers: dict[str, str] | None = None) -> Trick:

@@ -20,14 +20,17 @@ LAYERS = [
     ["migrate", "alembic"],
     ["documents"],
     ["sqlalchemy", "psycopg"],
-    ["measure"],
+    ["measure", "watch"],
     ["backfill", "embedding", "evaluate"],
     ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
-    ["statements", "embed", "queries", "relevance", "scan"],
+    ["generated"],
+    ["prompt"],
+    ["statements", "embed", "chat", "queries", "relevance", "scan"],
     ["footprint", "metrics", "views"],
     ["registry", "vectors"],
     ["install", "search", "basis"],
     ["spec"],
+    ["openai_sdk"],
     ["errors"],
 ]
 
