@@ -281,7 +281,8 @@ def test_the_registry_tells(conn: Conn) -> None:
     # Of a later version, say.
     conn.execute(
         f"CREATE TRIGGER zz_other BEFORE INSERT OR UPDATE OF embedding, embedding_{DIMS} ON docs FOR EACH ROW "
-        "EXECUTE FUNCTION mrl.maintain_prefix('truncate', '8', 'cosine', '', '', 'upside_down', '9b2f8a52-6f0d-4a0e-8f5e-0d7a3c9d1e11')"
+        "EXECUTE FUNCTION mrl.maintain_prefix('truncate', '8', 'cosine', '', '', 'upside_down', "
+        "'9b2f8a52-6f0d-4a0e-8f5e-0d7a3c9d1e11')"
     )
     assert conn.execute("SELECT count(*) FROM mrl.prefixes").fetchall() == [(4,)]
     # The name is not what is believed.
