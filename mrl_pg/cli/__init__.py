@@ -20,6 +20,7 @@ from mrl_pg.cli.prefixes import add_prefix, backfill, drop_prefix, index, status
 from mrl_pg.cli.rotate import rotate
 from mrl_pg.cli.schema import create_table, install, migrate, uninstall
 from mrl_pg.cli.search import search
+from mrl_pg.cli.tune import tune
 
 __all__ = ["main"]
 
@@ -75,6 +76,7 @@ for command in (
     uninstall,
     embed,
     evaluate,
+    tune,
     bench,
 ):
     main.add_command(command)

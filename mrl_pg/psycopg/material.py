@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,10 +105,13 @@ def read_material(
     filter: Mapping[str, Any] | None,
     seed: int,
     on_progress: OnProgress | None,
+    before: Callable[[], None] | None = None,
 ) -> Material:
     """Returns rows of a table in one snapshot, and the queries; parameters as :func:`mrl_pg.psycopg.evaluate` has them.
 
     What can be wrong with them is looked at before the table is read.
+
+    :param before: called once the table is known, to look at what else can be wrong.
     """
     if conn.info.transaction_status != TransactionStatus.IDLE:
         raise MrlError(
@@ -124,6 +127,8 @@ def read_material(
         known = describe(conn, target)
         statements.table(known)  # raises where there is no primary key
         column = embedding_column(conn, known, embedding)
+        if before:
+            before()
     given = _embedded(known, embedding, asked, embedder, model)
     if distance is None:
         distance = _distance(known, embedding)
