@@ -234,9 +234,12 @@ def sentences(tuning: Tuning) -> list[str]:
     found = []
     if tuning.exact_is_enough:
         fast = f"; the fastest setting with {wanted} takes {best.p50_ms:.1f} ms" if best else ""
+        # A search of ours needs a prefix to know what is searched, also without its index.
+        stays = any(one.prefix not in tuning.dropped for one in tuning.points)
+        how = "exact=True (--exact)" if stays else "ORDER BY the distance of the embedding itself"
         found.append(
             f"Exact search is the answer: with {tuning.rows:,} rows it takes {exact}{fast}. It finds everything and "
-            "needs no index: search with exact=True (--exact)."
+            f"needs no index: search with {how}."
         )
     elif best:
         found.append(

@@ -161,7 +161,7 @@ def tune(
         scaffold.keep(keep)
     forget(conn, target)
     if scaffold.names:
-        notes.append("The rows were rewritten by the build. Let autovacuum tidy up, or run: VACUUM")
+        notes.append(f"The build has rewritten the rows. Leave the rest to autovacuum, or run: VACUUM {material.known}")
     return Tuning(
         table=str(material.known),
         target_recall=recall,
