@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,10 @@ class Truth:
     def asked(self) -> int:
         """Rows to ask a search for, which may find the own one too."""
         return self.k + int(np.isfinite(self.own).any())
+
+    def part(self, queries: Rows) -> Truth:
+        """Returns that of some queries, by their numbers."""
+        return replace(self, nearest=self.nearest[queries], own=self.own[queries])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,17 @@ def without_own(found: FloatArray, own: FloatArray, distance: Distance) -> Float
     return np.sort(found, axis=1)
 
 
+def recalls(truth: Truth, found: FloatArray) -> PerQuery:
+    """Returns recall@k (q,) of what searches for the first q queries found.
+
+    :param found: distances (q, n), infinite where fewer rows came.
+    """
+    q = len(found)
+    limit = truth.nearest[:q, truth.k - 1]
+    far = without_own(found, truth.own[:q], truth.distance)[:, : truth.k]
+    return recall(truth.nearest[:q], far, truth.k, tolerance=tolerance(limit, truth.distance))
+
+
 def measured(
     prefix: Prefix,
     plan: SearchPlan,
@@ -125,9 +140,7 @@ def measured(
     :param wall: seconds from the start of the first search to the end of the last.
     """
     first = runs[0]
-    limit = truth.nearest[:, truth.k - 1]
-    far = without_own(first.found, truth.own, truth.distance)[:, : truth.k]
-    shares = recall(truth.nearest, far, truth.k, tolerance=tolerance(limit, truth.distance))
+    shares = recalls(truth, first.found)
     seconds = np.concatenate([run.seconds for run in runs])
     p50, p95, p99 = np.percentile(seconds, [50, 95, 99]) * 1_000
     return Measured(

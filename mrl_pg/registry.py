@@ -10,7 +10,8 @@ from typing import Any
 
 from mrl_pg.errors import SearchError
 from mrl_pg.install import check_version
-from mrl_pg.search import SearchPlan
+from mrl_pg.operating import OperatingPoint, choose_point, read_point
+from mrl_pg.search import SearchPlan, plan_at
 from mrl_pg.spec import Prefix
 
 # How long a connection trusts what it knows of a table. What makes a search fail is looked at again at once.
@@ -32,6 +33,7 @@ class Target:
     key: tuple[str, ...]
     columns: tuple[tuple[str, str], ...]
     prefixes: tuple[Prefix, ...]
+    points: tuple[OperatingPoint, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}" if self.schema else self.name
@@ -61,7 +63,7 @@ def read_target(table: TableName, rows: Sequence[Sequence[Any]]) -> Target:
     :raises SchemaVersionError: where the schema mrl does not suit this package.
     """
     schema, name = split_name(table)
-    version, exists, key, columns, prefixes = rows[0]
+    version, exists, key, columns, prefixes, points = rows[0]
     check_version(version)
     shown = f"{schema}.{name}" if schema else name
     if not exists:
@@ -75,6 +77,7 @@ def read_target(table: TableName, rows: Sequence[Sequence[Any]]) -> Target:
         key=tuple(key),
         columns=tuple((column["name"], column["type"]) for column in json.loads(columns)),
         prefixes=tuple(map(read_prefix, json.loads(prefixes))),
+        points=tuple(map(read_point, json.loads(points))),
     )
 
 
@@ -105,6 +108,23 @@ def named_prefix(target: Target, prefix: str | None) -> Prefix:
         names = ", ".join(p.prefix for p in target.prefixes)
         raise SearchError(f"{target} has several prefixes: {names}. Name one with prefix= (--prefix).")
     return choose_prefix(target, prefix, exact=True)
+
+
+def settle(target: Target, prefix: str | None, plan: SearchPlan) -> tuple[tuple[Prefix, ...], SearchPlan]:
+    """Returns the prefixes that serve a search, one a stage, and the plan with its numbers.
+
+    A search by recall takes both from the cheapest operating point that reaches it: of the prefix that is named, or of
+    any with an index; those of other embeddings or distances would answer another question.
+
+    :raises SearchError: as :func:`choose_prefixes` and :func:`mrl_pg.operating.choose_point`.
+    """
+    if plan.recall is not None:
+        first = choose_prefix(target, prefix)
+        usable = [p for p in target.prefixes if p.index and prefix in (None, p.prefix)]
+        names = [p.prefix for p in usable if (p.embedding, p.distance) == (first.embedding, first.distance)]
+        point = choose_point(str(target), target.points, names, k=plan.k, recall=plan.recall)
+        prefix, plan = point.prefix, plan_at(plan, point.candidates, point.ef_search)
+    return choose_prefixes(target, prefix, plan), plan
 
 
 def choose_prefixes(target: Target, prefix: str | None, plan: SearchPlan) -> tuple[Prefix, ...]:

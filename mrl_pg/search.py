@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, overload
 
 from mrl_pg.errors import SearchError
@@ -34,6 +34,8 @@ class SearchPlan:
     :ivar candidates: rows that the first stage hands over.
     :ivar stages: all stages before the rerank, where the caller named them.
     :ivar model: model that made the query, where the caller named it.
+    :ivar recall: to be reached by a stored operating point; None once :func:`plan_at` has its numbers, or without one.
+        Until then candidates and ef_search mean nothing, and max_scan_tuples is 0 where it follows from candidates.
     """
 
     k: int
@@ -44,6 +46,7 @@ class SearchPlan:
     rerank: bool
     stages: tuple[Stage, ...]
     model: str | None
+    recall: float | None = None
 
 
 class SearchOptions(TypedDict, total=False):
@@ -61,6 +64,8 @@ class SearchOptions(TypedDict, total=False):
         Stage("embedding_512", 100)]`` finds 1,000 rows by the index of the first, hands the best 100 of them by the
         second to the rerank. Only the first needs an index.
     :param model: the model that made the query; refused where the table knows that another made its embeddings.
+    :param recall: instead of ``candidates`` and ``ef_search``: the cheapest settings that reached this recall when
+        ``mrl-pg tune`` measured them, by the prefix that is named or by any with an index. Above 0, at most 1.
     """
 
     k: int
@@ -71,6 +76,7 @@ class SearchOptions(TypedDict, total=False):
     rerank: bool
     stages: Sequence[Stage | tuple[str, int]]
     model: str | None
+    recall: float | None
 
 
 def search_plan(
@@ -83,6 +89,7 @@ def search_plan(
     rerank: bool = True,
     stages: Sequence[Stage | tuple[str, int]] = (),
     model: str | None = None,
+    recall: float | None = None,
 ) -> SearchPlan:
     """Returns a checked plan from :class:`SearchOptions`.
 
@@ -91,6 +98,10 @@ def search_plan(
     k = _whole("k", k)
     if k < 1:
         raise SearchError(f"k must be at least 1, not {k}. k is the number of rows to return.")
+    if recall is not None:
+        recall = _recall(
+            recall, candidates=candidates, ef_search=ef_search, stages=stages, exact=exact, no_rerank=not rerank
+        )
     if exact and (stages or not rerank):
         raise SearchError("an exact search has neither stages nor a rerank. Leave stages and rerank out.")
     if stages and candidates is not None:
@@ -117,12 +128,43 @@ def search_plan(
             "It may be below candidates: the scan goes on in steps of ef_search."
         )
     if max_scan_tuples is None:
-        tuples = min(SCAN_TUPLES_PER_CANDIDATE * candidates, MAX_DEFAULT_SCAN_TUPLES)
-        max_scan_tuples = max(tuples, MIN_SCAN_TUPLES, 2 * candidates)
-    max_scan_tuples = min(_whole("max_scan_tuples", max_scan_tuples), 2**31 - 1)
-    if max_scan_tuples < 1:
+        max_scan_tuples = 0 if recall is not None else _scan_tuples(candidates)
+    elif _whole("max_scan_tuples", max_scan_tuples) < 1:
         raise SearchError(f"max_scan_tuples must be at least 1, not {max_scan_tuples}. Leave it out for the default.")
-    return SearchPlan(k, candidates, ef_search, max_scan_tuples, exact, rerank, funnel, model)
+    max_scan_tuples = min(_whole("max_scan_tuples", max_scan_tuples), 2**31 - 1)
+    return SearchPlan(k, candidates, ef_search, max_scan_tuples, exact, rerank, funnel, model, recall)
+
+
+def plan_at(plan: SearchPlan, candidates: int, ef_search: int) -> SearchPlan:
+    """Returns the plan of a search by recall with the numbers of the operating point that serves it."""
+    tuples = plan.max_scan_tuples or min(_scan_tuples(candidates), 2**31 - 1)
+    return replace(plan, candidates=candidates, ef_search=ef_search, max_scan_tuples=tuples, recall=None)
+
+
+def _scan_tuples(candidates: int) -> int:
+    tuples = min(SCAN_TUPLES_PER_CANDIDATE * candidates, MAX_DEFAULT_SCAN_TUPLES)
+    return max(tuples, MIN_SCAN_TUPLES, 2 * candidates)
+
+
+def check_recall(recall: Any) -> float:
+    """Returns a recall to reach; SearchError where it is none."""
+    try:
+        number = float(recall)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 < number <= 1:
+        raise SearchError(f"recall must be above 0 and at most 1, not {recall!r}. The usual one is 0.98.")
+    return number
+
+
+def _recall(recall: Any, **others: Any) -> float:
+    """Returns the recall to reach, after checking that nothing else says how much to look at."""
+    if given := [name for name, value in others.items() if value]:
+        raise SearchError(
+            f"recall = {recall} and {given[0]} were given. A recall chooses candidates and ef_search itself: "
+            "give one or the other."
+        )
+    return check_recall(recall)
 
 
 def _funnel(stages: Sequence[Stage | tuple[str, int]], k: int) -> tuple[Stage, ...]:

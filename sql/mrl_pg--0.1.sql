@@ -8,8 +8,8 @@
  *   - scalar functions have parsed bodies (RETURN ...); plpgsql functions see pg_catalog only and name the rest with
  *     its schema, so nobody who may create objects in a schema gets their code run by others;
  *   - no NULLIF, IS DISTINCT FROM or CASE x WHEN on vectors: their operator cannot be printed with its schema;
- *   - the registry is the trigger on the user's table, so there are no rows of ours to lose but those of mrl.bases
- *     and mrl.recall_history.
+ *   - the registry is the trigger on the user's table, so there are no rows of ours to lose but those of mrl.bases,
+ *     mrl.operating_points and mrl.recall_history.
  */
 
 DO $$
@@ -161,10 +161,49 @@ COMMENT ON COLUMN mrl.bases.kept IS 'share of the squared norm of the sample tha
 COMMENT ON COLUMN mrl.bases.created_at IS 'when it was fitted';
 COMMENT ON COLUMN mrl.bases.rows IS 'orthonormal directions, the one that keeps most first';
 
+-- What mrl-pg tune has measured. A point belongs to a prefix by the id in the arguments of its trigger: that id follows
+-- renames of table and column and is in every dump, as DDL. A name would follow no rename, and a regclass is dumped as a
+-- bare number once its table is gone, to mean another table wherever it is restored. Points whose prefix is gone can
+-- serve nobody, and go when the next are stored.
+CREATE TABLE mrl.operating_points (
+    prefix_id uuid NOT NULL,
+    k integer NOT NULL CHECK (k > 0),
+    candidates integer NOT NULL CHECK (candidates >= k),
+    ef_search integer NOT NULL CHECK (ef_search BETWEEN 1 AND 1000),
+    target_recall double precision NOT NULL CHECK (target_recall > 0 AND target_recall <= 1),
+    recall double precision NOT NULL CHECK (recall BETWEEN 0 AND 1),
+    recall_low double precision NOT NULL,
+    recall_high double precision NOT NULL,
+    p50_ms double precision NOT NULL CHECK (p50_ms > 0),
+    p95_ms double precision NOT NULL,
+    rows bigint NOT NULL,
+    queries integer NOT NULL,
+    measured_at timestamptz NOT NULL DEFAULT now(),
+    versions text NOT NULL,
+    PRIMARY KEY (prefix_id, k, candidates, ef_search)
+);
+GRANT SELECT ON mrl.operating_points TO PUBLIC;
+COMMENT ON TABLE mrl.operating_points IS 'settings of searches with the recall and latency that were measured; mrl-pg tune writes them, a search by recall reads them';
+COMMENT ON COLUMN mrl.operating_points.prefix_id IS 'prefix: mrl.prefixes.id';
+COMMENT ON COLUMN mrl.operating_points.k IS 'rows a search returned';
+COMMENT ON COLUMN mrl.operating_points.candidates IS 'rows stage one handed over';
+COMMENT ON COLUMN mrl.operating_points.ef_search IS 'size of the HNSW candidate list';
+COMMENT ON COLUMN mrl.operating_points.target_recall IS 'recall that was aimed at';
+COMMENT ON COLUMN mrl.operating_points.recall IS 'mean recall@k, of queries that had no part in choosing the settings';
+COMMENT ON COLUMN mrl.operating_points.recall_low IS 'lower end of its 95 % confidence interval';
+COMMENT ON COLUMN mrl.operating_points.recall_high IS 'upper end';
+COMMENT ON COLUMN mrl.operating_points.p50_ms IS 'milliseconds that half of the searches did not exceed';
+COMMENT ON COLUMN mrl.operating_points.p95_ms IS 'the same of 95 %';
+COMMENT ON COLUMN mrl.operating_points.rows IS 'rows with an embedding that the table had';
+COMMENT ON COLUMN mrl.operating_points.queries IS 'queries that were measured';
+COMMENT ON COLUMN mrl.operating_points.measured_at IS 'when';
+COMMENT ON COLUMN mrl.operating_points.versions IS 'of what was measured: PostgreSQL, pgvector, mrl-pg';
+
 DO $$
 BEGIN
     -- Else a dump of the extension would leave the rows out. Refused in a plain installation, which needs it not.
     PERFORM pg_catalog.pg_extension_config_dump('mrl.bases', '');
+    PERFORM pg_catalog.pg_extension_config_dump('mrl.operating_points', '');
 EXCEPTION WHEN feature_not_supported THEN
     NULL;
 END
@@ -328,7 +367,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION mrl.maintain_prefix() IS
-    'trigger function that fills a prefix column; arguments: kind, dims, distance, model, basis, transform';
+    'trigger function that fills a prefix column; arguments: kind, dims, distance, model, basis, transform, id';
 
 -- The registry -------------------------------------------------------------------------------------------
 
@@ -373,7 +412,8 @@ SELECT t.tgrelid::regclass AS target,
        t.tgenabled IN ('O', 'A') AS maintained,
        p.attnum AS position,
        a.basis,
-       a.transform = 'layer_norm' AS layer_norm
+       a.transform = 'layer_norm' AS layer_norm,
+       a.id
 FROM pg_trigger t
 JOIN pg_attribute e ON e.attrelid = t.tgrelid AND e.attnum = t.tgattr[0]
 JOIN pg_type et ON et.oid = e.atttypid
@@ -383,7 +423,8 @@ CROSS JOIN LATERAL (
     SELECT x[1] AS kind, substring(x[2] FROM '^[1-9][0-9]{0,4}$')::int AS dims, x[3] AS distance,
            convert_from(decode(x[4], 'escape'), getdatabaseencoding()) AS model,
            substring(x[5] FROM '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$')::uuid AS basis,
-           x[6] AS transform
+           x[6] AS transform,
+           substring(x[7] FROM '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$')::uuid AS id
     FROM mrl.trigger_arguments(t.tgargs) AS x OFFSET 0) a
 LEFT JOIN LATERAL (
     SELECT i.indexrelid
@@ -398,7 +439,7 @@ LEFT JOIN LATERAL (
 WHERE t.tgfoid = 'mrl.maintain_prefix'::regproc AND t.tgparentid = 0
   -- Anyone may write a trigger with our function by hand. A strange one must neither break the view for all nor, by
   -- a cast to vector, make those who look at mrl.status run a function of its author.
-  AND t.tgnargs = 6 AND a.dims IS NOT NULL AND (a.kind = 'rotate') = (a.basis IS NOT NULL) AND mrl.operator_class(a.distance, a.kind) IS NOT NULL
+  AND t.tgnargs = 7 AND a.id IS NOT NULL AND a.dims IS NOT NULL AND (a.kind = 'rotate') = (a.basis IS NOT NULL) AND mrl.operator_class(a.distance, a.kind) IS NOT NULL
   AND (a.transform = '' OR a.transform = 'layer_norm' AND a.kind <> 'rotate')
   AND e.atttypid IN ('vector'::regtype, 'halfvec'::regtype)
   AND p.atttypid = mrl.prefix_type(a.kind);
@@ -417,6 +458,7 @@ COMMENT ON COLUMN mrl.prefixes.maintained IS 'false while the trigger is disable
 COMMENT ON COLUMN mrl.prefixes.position IS 'attribute number of the prefix: the lowest with an index serves searches';
 COMMENT ON COLUMN mrl.prefixes.basis IS 'basis of a rotation; NULL for the other kinds';
 COMMENT ON COLUMN mrl.prefixes.layer_norm IS 'whether the prefix is cut from the layer norm of the embedding';
+COMMENT ON COLUMN mrl.prefixes.id IS 'what mrl.operating_points knows it by; made when it was added, and never changed';
 GRANT SELECT ON mrl.prefixes TO PUBLIC;
 
 CREATE FUNCTION mrl.keep_basis() RETURNS trigger
@@ -677,10 +719,10 @@ BEGIN
     EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I %s', target, prefix, type);
     EXECUTE format(
         'CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE OF %2$I, %3$I ON %4$s FOR EACH ROW WHEN (%5$s) '
-        'EXECUTE FUNCTION mrl.maintain_prefix(%6$L, %7$L, %8$L, %9$L, %10$L, %11$L)',
+        'EXECUTE FUNCTION mrl.maintain_prefix(%6$L, %7$L, %8$L, %9$L, %10$L, %11$L, %12$L)',
         -- Triggers fire in the order of their names: ours after those that may set the embedding.
         mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, is_stale, kind, dims, distance, coalesce(model, ''),
-        coalesce(basis.id::text, ''), CASE WHEN layer_norm THEN 'layer_norm' ELSE '' END);
+        coalesce(basis.id::text, ''), CASE WHEN layer_norm THEN 'layer_norm' ELSE '' END, gen_random_uuid());
     RETURN prefix;
 END
 $$;
@@ -986,6 +1028,60 @@ $$;
 COMMENT ON FUNCTION mrl.funnel(regclass, text, name, vector, jsonb) IS
     'the later stages of a search: their CTEs, the columns they need of the candidates, and what the last ranks by';
 
+-- The cheapest by its median among the points whose mean recall reaches the target: the mean is what was asked for, and
+-- is that of queries the point was not chosen by; the lower end of its interval would ask for more the fewer queries there
+-- were. What was measured for more rows than k finds the nearest k of them at least as well. Prefixes of other
+-- embeddings answer another question. As choose_point() in Python.
+CREATE FUNCTION mrl.find_operating_point(target regclass, wanted name, k integer, recall double precision,
+                                         OUT prefix name, OUT candidates integer, OUT ef_search integer)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    spec mrl.prefixes := mrl.find_prefix(target, wanted);
+    measured text;
+BEGIN
+    SELECT p.prefix, o.candidates, o.ef_search INTO prefix, candidates, ef_search
+    FROM mrl.prefixes p JOIN mrl.operating_points o ON o.prefix_id = p.id
+    WHERE p.target = target AND p.index IS NOT NULL AND (p.embedding, p.distance) = (spec.embedding, spec.distance)
+      AND (wanted IS NULL OR p.prefix = wanted) AND o.k >= k AND o.recall >= recall
+    ORDER BY o.p50_ms, p.position, o.candidates, o.ef_search LIMIT 1;
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    SELECT string_agg(format('%s for k = %s by %I', m.recall, m.k, m.prefix), ', ' ORDER BY m.position, m.k) INTO measured
+    FROM (SELECT round(max(o.recall)::numeric, 4) AS recall, o.k, p.prefix, p.position
+          FROM mrl.prefixes p JOIN mrl.operating_points o ON o.prefix_id = p.id
+          WHERE p.target = target AND p.index IS NOT NULL AND (p.embedding, p.distance) = (spec.embedding, spec.distance)
+            AND (wanted IS NULL OR p.prefix = wanted)
+          GROUP BY o.k, p.prefix, p.position) m;
+    RAISE EXCEPTION 'no operating point of % reaches recall % for k = %; measured: %', target, recall, k, coalesce('at most ' || measured, 'nothing')
+        USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('Run: mrl-pg tune %s --recall %s --k %s', target, recall, k);
+END
+$$;
+COMMENT ON FUNCTION mrl.find_operating_point(regclass, name, integer, double precision) IS
+    'the cheapest stored setting that reaches a recall, of the prefix named or of any with an index; raises the error where none does';
+
+CREATE FUNCTION mrl.check_recall(options jsonb, candidates integer) RETURNS double precision
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    other text := CASE WHEN candidates IS NOT NULL THEN 'candidates' WHEN options ? 'ef_search' THEN 'ef_search' WHEN options ? 'stages' THEN 'stages'
+                       WHEN (options ->> 'exact')::boolean THEN 'exact' WHEN NOT (options ->> 'rerank')::boolean THEN 'rerank = false' END;
+BEGIN
+    IF other IS NOT NULL THEN
+        RAISE EXCEPTION 'recall = % and % were given', options ->> 'recall', other
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'A recall chooses candidates and ef_search itself: give one or the other.';
+    END IF;
+    IF jsonb_typeof(options -> 'recall') <> 'number' OR NOT (options ->> 'recall')::numeric BETWEEN 1e-9 AND 1 THEN
+        RAISE EXCEPTION 'recall must be above 0 and at most 1, not %', options -> 'recall'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'The usual one is 0.98.';
+    END IF;
+    RETURN options ->> 'recall';
+END
+$$;
+COMMENT ON FUNCTION mrl.check_recall(jsonb, integer) IS 'the recall of the options of a search; raises the error where it cannot be';
+
 -- The one place in SQL that writes the search statement; mrl_pg/statements/search.py writes the same for Python.
 -- Bound, it reads the query from $1 and the filter's values from $2; otherwise both are quoted literals.
 CREATE FUNCTION mrl.search_statement(target regclass, query vector, k integer, candidates integer, filter jsonb,
@@ -1017,8 +1113,12 @@ DECLARE
     hits text;
 BEGIN
     IF options <> '{}' THEN
-        PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact', 'rerank', 'stages', 'model']);
+        PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact', 'rerank', 'stages', 'model', 'recall']);
         stages := options -> 'stages';
+    END IF;
+    IF options ? 'recall' THEN
+        SELECT f.prefix, f.candidates, f.ef_search INTO prefix, candidates, ef_search
+        FROM mrl.find_operating_point(target, prefix, k, mrl.check_recall(options, candidates)) f;
     END IF;
     exact := coalesce((options ->> 'exact')::boolean, false);
     rerank := coalesce((options ->> 'rerank')::boolean, true);
@@ -1037,7 +1137,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave rerank out.';
     END IF;
     n := coalesce(candidates, CASE WHEN rerank THEN greatest(100, 10 * k::bigint) ELSE k END);
-    ef_search := coalesce((options ->> 'ef_search')::int, least(greatest(n, 40), 1000));
+    ef_search := coalesce(ef_search, (options ->> 'ef_search')::int, least(greatest(n, 40), 1000));
     max_scan_tuples := coalesce((options ->> 'max_scan_tuples')::int, least(greatest(20000, least(200 * n, 1000000), 2 * n), 2147483647));
     IF k IS NULL OR k < 1 THEN
         RAISE EXCEPTION 'k must be at least 1, not %', coalesce(k::text, 'NULL')

@@ -20,8 +20,7 @@ BEGIN
     DROP TRIGGER keep_bases ON mrl.bases;
     EXECUTE (SELECT pg_catalog.format('DROP FUNCTION %s', pg_catalog.string_agg(oid::pg_catalog.regprocedure::text, ', '))
              FROM pg_catalog.pg_proc WHERE pronamespace = 'mrl'::pg_catalog.regnamespace);
-    DROP TABLE mrl.bases;
-    DROP TABLE mrl.recall_history;
+    DROP TABLE mrl.bases, mrl.operating_points, mrl.recall_history;
     DROP SCHEMA mrl;
 END
 $$;

@@ -15,8 +15,8 @@ import numpy as np
 import psycopg
 
 from mrl_pg.bench.methods import Built, search_at, use_binary
-from mrl_pg.bench.points import Point
 from mrl_pg.errors import MrlError
+from mrl_pg.points import Point
 from mrl_pg.vectors import FloatArray
 
 

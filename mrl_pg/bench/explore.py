@@ -12,12 +12,12 @@ from psycopg import Connection
 
 from mrl_pg.bench.build import Doing
 from mrl_pg.bench.clients import Task, clients
-from mrl_pg.bench.measure import WARM_UP_QUERIES, Run, in_turns, one_by_one
-from mrl_pg.bench.methods import Built, K, Search, search_at, statement, use_binary
-from mrl_pg.bench.points import Figures, Point, best, cheapest, figures, is_clear, next_point
+from mrl_pg.bench.methods import Built, K, search_at, statement, use_binary
 from mrl_pg.bench.report import Chosen, compared
 from mrl_pg.bench.truth import Nearest, recalls
 from mrl_pg.metrics import PerQuery
+from mrl_pg.points import Figures, Point, best, cheapest, figures, is_clear, next_points
+from mrl_pg.turns import WARM_UP_QUERIES, Run, Search, in_turns, one_by_one
 from mrl_pg.vectors import FloatArray
 
 # Every point of every method that was measured.
@@ -53,7 +53,7 @@ def explore(
             if one.index is None:
                 doing("Searching", one.method.name)
                 measured[one] = _exact(conns[one], one, queries, truth)
-        while points := _next_points(measured, targets):
+        while points := next_points({one: one.method.grid for one in built}, targets, measured):
             done = sum(map(len, measured.values()))
             doing("Searching", f"{len(points)} methods in turns, {done} settings tried")
             searches = {one: search_at(conns[one], one, point) for one, point in points.items()}
@@ -154,15 +154,6 @@ def _exact(conn: Connection[Any], one: Built, queries: FloatArray, truth: Neares
 def _recalls(truth: Nearest, run: Run) -> PerQuery:
     """The recall of each query of a run over the first of them."""
     return recalls(truth.part(0, len(run.found)), run.found, K)
-
-
-def _next_points(measured: Explored, targets: Sequence[float]) -> dict[Built, Point]:
-    """The next point of each method that has one left."""
-    points = {}
-    for one, known in measured.items():
-        if (point := next_point(one.method.grid, targets, known)) is not None:
-            points[one] = point
-    return points
 
 
 def _uses_index(conn: Connection[Any], one: Built, search: Search, queries: FloatArray) -> bool:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from psycopg import Connection, sql
 from typing_extensions import LiteralString
 
 import mrl_pg.psycopg as mrl
-from mrl_pg.bench.points import Grid, Point
 from mrl_pg.errors import MrlError
+from mrl_pg.points import Grid, Point
 from mrl_pg.psycopg.run import PackedDumper
 from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION
+from mrl_pg.turns import Search
 from mrl_pg.vectors import FloatArray, Packed, to_binary
-
-Search: TypeAlias = Callable[[FloatArray], list[int]]
 
 K = 10
 TABLE = "documents"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from mrl_pg.bench.points import Figures, ratio
+from mrl_pg.points import Figures, ratio
 
 BASELINE = "half"
 

@@ -21,11 +21,11 @@ from mrl_pg.bench.build import Doing, build_all, insert_rates, load
 from mrl_pg.bench.data import Data
 from mrl_pg.bench.explore import Explored, choose, confirm, connected, explore
 from mrl_pg.bench.methods import Built, K, Method
-from mrl_pg.bench.points import ratio
 from mrl_pg.bench.report import BASELINE, MethodReport, Report
 from mrl_pg.bench.server import check_space, memory, settings, with_short_memory
 from mrl_pg.bench.short_memory import measure_short
 from mrl_pg.errors import MrlError
+from mrl_pg.points import ratio
 from mrl_pg.psycopg.run import server_versions
 
 DEFAULT_TARGETS = (0.965, 0.985)

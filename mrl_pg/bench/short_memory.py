@@ -12,11 +12,11 @@ from mrl_pg.bench.build import Doing
 from mrl_pg.bench.clients import Task, clients
 from mrl_pg.bench.data import Data
 from mrl_pg.bench.explore import connected
-from mrl_pg.bench.measure import one_by_one
 from mrl_pg.bench.methods import Built, K, search_at
-from mrl_pg.bench.points import Point, figures
 from mrl_pg.bench.report import Chosen, ShortMemory, compared
 from mrl_pg.bench.truth import Nearest, recalls
+from mrl_pg.points import Point, figures
+from mrl_pg.turns import one_by_one
 from mrl_pg.vectors import FloatArray
 
 _COLD_QUERIES = 20

@@ -21,6 +21,7 @@ from mrl_pg.cli.queries import queries
 from mrl_pg.cli.rotate import rotate
 from mrl_pg.cli.schema import create_table, install, migrate, uninstall
 from mrl_pg.cli.search import search
+from mrl_pg.cli.tune import tune
 from mrl_pg.cli.watch import watch
 
 __all__ = ["main"]
@@ -78,6 +79,7 @@ for command in (
     embed,
     queries,
     evaluate,
+    tune,
     watch,
     bench,
 ):

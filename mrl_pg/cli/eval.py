@@ -19,12 +19,13 @@ from mrl_pg.spec import OPERATORS
 
 if TYPE_CHECKING:
     from mrl_pg.evaluate import Progress
+    from mrl_pg.registry import Target
     from mrl_pg.spec import Distance
 
-_FILE = click.Path(exists=True, dir_okay=False, readable=True)
+QUERIES_FILE = click.Path(exists=True, dir_okay=False, readable=True)
 
 
-def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+def read_numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
     """Returns whole numbers that are separated by commas."""
     if value is None:
         return None
@@ -32,6 +33,11 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) 
         return [int(number) for number in value.split(",")]
     except ValueError:
         raise click.BadParameter(f"{value!r} is not whole numbers separated by commas, such as 64,128.") from None
+
+
+def known_model(known: Target, embedding: str) -> str | None:
+    """Returns the model that a table knows of its embeddings."""
+    return next((p.model for p in known.prefixes if p.embedding == embedding), None)
 
 
 @click.command(
@@ -48,21 +54,21 @@ Examples:
 @click.option("--sample", type=int, help="Take so many rows as queries; 500, or a fifth of fewer rows, if left out.")
 @click.option(
     "--queries",
-    type=_FILE,
+    type=QUERIES_FILE,
     help="The queries: npz with an array queries, or jsonl with a line {id, embedding or text, relevant} each.",
 )
-@click.option("--qrels", type=_FILE, help="Which rows are relevant, by their keys, as TREC or BEIR write it.")
+@click.option("--qrels", type=QUERIES_FILE, help="Which rows are relevant, by their keys, as TREC or BEIR write it.")
 @click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
 @click.option("--model", help="Model of the queries, checked against the table's; for texts the table's if left out.")
 @base_url_option
 @dimensions_option
 @click.option("--k", type=int, help="Rows a search returns; 10 if left out.")
-@click.option("--dims", callback=_numbers, help="Lengths of prefixes, separated by commas; 32 to 1024 if left out.")
+@click.option("--dims", callback=read_numbers, help="Lengths of prefixes, separated by commas; 32 to 1024 if left out.")
 @click.option("--kinds", help="Kinds of prefixes, separated by commas: truncate, rotate, binary, random (the control).")
-@click.option("--candidates", callback=_numbers, help="Rows to rerank; 10,20,50,100,200 if left out.")
+@click.option("--candidates", callback=read_numbers, help="Rows to rerank; 10,20,50,100,200 if left out.")
 @click.option(
     "--ef-search",
-    callback=_numbers,
+    callback=read_numbers,
     help="Sizes of the HNSW candidate list for each number of candidates; what a search chooses if left out.",
 )
 @click.option("--distance", type=click.Choice(list(OPERATORS)), help="That of the prefixes, or cosine, if left out.")
@@ -127,7 +133,7 @@ def evaluate(
     with connected(dsn) as conn:
         known = mrl.describe(conn, table)
         if asked and asked.texts:
-            of_table = next((p.model for p in known.prefixes if p.embedding == embedding), None)
+            of_table = known_model(known, embedding)
             given["embedder"] = query_embedder(table, model or of_table, base_url=base_url, dimensions=dimensions)
         try:
             with progress() as show:

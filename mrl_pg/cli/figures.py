@@ -14,7 +14,9 @@ from mrl_pg.cli.output import print_table, size
 if TYPE_CHECKING:
     from mrl_pg.evaluation import Evaluation, Point
     from mrl_pg.metrics import Summary
+    from mrl_pg.operating import OperatingPoint
     from mrl_pg.registry import Target
+    from mrl_pg.tune import Tuning
 
 
 def print_evaluation(found: Evaluation, target: float) -> None:
@@ -53,6 +55,46 @@ def print_evaluation(found: Evaluation, target: float) -> None:
     click.echo()
     for sentence in sentences(found, target):
         click.echo(sentence)
+
+
+def print_tuning(found: Tuning) -> None:
+    """Prints what was measured, marked, and the recommendation in words."""
+    from mrl_pg.tune import sentences
+
+    if found.scanned:
+        click.echo("Promising in an exact scan, the cheapest to search first, with the candidates they need:")
+        print_table(["kind", "dims", "candidates"], [[one.kind, one.dims, one.candidates] for one in found.scanned])
+        click.echo()
+    marks: dict[OperatingPoint, str] = dict.fromkeys(found.pareto, "Pareto")
+    marks |= dict.fromkeys(found.runner_ups, "runner-up")
+    marks |= {found.best: "cheapest"} if found.best else {}
+    click.echo(
+        f"{len(found.points)} settings of {found.chosen_by} queries, measured again with {found.confirmed_by} others; "
+        "± is the 95 % interval:"
+    )
+    print_table(
+        ["prefix", "candidates", "ef_search", f"recall@{found.k}", "p50 ms", "p95 ms", ""],
+        [
+            [
+                one.prefix,
+                one.candidates,
+                one.ef_search,
+                _share(one.recall, one.recall_low, one.recall_high),
+                f"{one.p50_ms:.2f}",
+                f"{one.p95_ms:.2f}",
+                marks.get(one, ""),
+            ]
+            for one in found.points
+        ],
+        whole=True,
+    )
+    click.echo()
+    for sentence in sentences(found):
+        click.echo(sentence)
+    if found.dropped:
+        click.echo(f"Built to be measured and dropped again: {', '.join(found.dropped)}.")
+    if kept := [name for name in found.built if name not in found.dropped]:
+        click.echo(f"Built and kept: {', '.join(kept)}.")
 
 
 def next_step(table: str, known: Target, embedding: str, found: Evaluation, target: float) -> str:
@@ -151,5 +193,8 @@ def _print_indexes(found: Evaluation) -> None:
 
 def _figure(figure: Summary) -> str:
     """Returns a share with half of its interval: ``.943 ±.006``."""
-    half = (figure.high - figure.low) / 2
-    return f"{figure.mean:.3f}".removeprefix("0") + " ±" + f"{half:.3f}".removeprefix("0")
+    return _share(figure.mean, figure.low, figure.high)
+
+
+def _share(mean: float, low: float, high: float) -> str:
+    return f"{mean:.3f}".removeprefix("0") + " ±" + f"{(high - low) / 2:.3f}".removeprefix("0")

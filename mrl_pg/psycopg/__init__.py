@@ -1,7 +1,8 @@
 """Search, backfill and the rest on a psycopg Connection; search also on an AsyncConnection.
 
 Every verb uses the connection as it is: its transaction, its autocommit, its search_path. Its row factory and its
-adapters are left alone. Only ``backfill`` and ``create_index`` ask for a connection outside a transaction, because
+adapters are left alone. Only ``backfill``, ``create_index``,
+``evaluate`` and ``tune`` ask for a connection outside a transaction, because
 they commit as they go.
 """
 
@@ -21,6 +22,7 @@ from mrl_pg.psycopg.search import (
     search_many_async,
     search_sql,
 )
+from mrl_pg.psycopg.tune import tune
 from mrl_pg.psycopg.watch import watch
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "search_sql",
     "search_text",
     "status",
+    "tune",
     "uninstall",
     "version",
     "watch",

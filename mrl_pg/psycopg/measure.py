@@ -107,19 +107,7 @@ def measure_indexes(
     with clients_of(conn, clients) as connections:
         for one in (replace(asked, filter=None, selectivity=1.0), asked) if asked.filter else (asked,):
             kept = np.flatnonzero(sample.kept) if one.filter and sample.kept is not None else None
-            truth = (
-                exact_truth(
-                    sample.embeddings,
-                    one.queries,
-                    one.k,
-                    one.distance,
-                    itself=one.itself,
-                    kept=kept,
-                    on_progress=on_progress,
-                )
-                if whole
-                else _truth_of(connections[0], one, prefixes[0], sample, kept, on_progress)
-            )
+            truth = find_truth(connections[0], one, prefixes[0], sample, kept, whole=whole, on_progress=on_progress)
             figures += _measure(connections, one, prefixes, grid, truth, seed=seed, on_progress=on_progress)
     return figures, notes
 
@@ -134,6 +122,34 @@ def clients_of(conn: Connection[Any], clients: int) -> Iterator[list[Connection[
         for own in connections:
             execute(own, statements.SET_SESSION, {"search_path": search_path, "role": role})
         yield connections
+
+
+def find_truth(
+    conn: Connection[Any],
+    asked: Asked,
+    prefix: Prefix,
+    sample: Sample,
+    kept: Rows | None,
+    *,
+    whole: bool,
+    on_progress: OnProgress | None,
+) -> Truth:
+    """Returns the truth: by a scan of the sample where that is all of the table, else asked of the database.
+
+    :param prefix: any with the distance; exact searches do not use it.
+    :param kept: rows of the sample that the filter keeps; all if None.
+    """
+    if not whole:
+        return _truth_of(conn, asked, prefix, sample, kept, on_progress)
+    return exact_truth(
+        sample.embeddings,
+        asked.queries,
+        asked.k,
+        asked.distance,
+        itself=asked.itself,
+        kept=kept,
+        on_progress=on_progress,
+    )
 
 
 def _truth_of(

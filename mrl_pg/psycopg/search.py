@@ -21,7 +21,7 @@ from mrl_pg import statements
 from mrl_pg.errors import NotInstalledError, SearchError
 from mrl_pg.psycopg.basis import bases_of
 from mrl_pg.psycopg.run import Rows, Steps, compiled, run, run_async
-from mrl_pg.registry import TARGET_SECONDS, TableName, Target, choose_prefixes, read_target, split_name
+from mrl_pg.registry import TARGET_SECONDS, TableName, Target, read_target, settle, split_name
 from mrl_pg.search import FilterShape, Hit, SearchOptions, SearchPlan, SearchResult, read_filter, search_plan
 from mrl_pg.spec import Prefix
 from mrl_pg.vectors import Bases, Packed, VectorLike, query_vectors, to_binary, to_text
@@ -52,7 +52,7 @@ def search(
     :param prefix_query: the query's prefix where it is there already (an API's ``dimensions=256``), for the first
         stage; made from the query if None.
     :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``, ``rerank``, ``stages``,
-        ``model``: see :class:`mrl_pg.search.SearchOptions`.
+        ``model``, ``recall``: see :class:`mrl_pg.search.SearchOptions`.
     :raises SearchError, DimensionError: for a search that cannot be answered; nothing has been searched then.
     :raises NotInstalledError, SchemaVersionError: where the schema mrl is missing or does not suit.
     """
@@ -122,7 +122,7 @@ def search_sql(
     """Returns the statement that :func:`search` runs, its values as literals: ready for psql."""
     plan = search_plan(**options)
     known = describe(conn, target)
-    chosen = choose_prefixes(known, prefix, plan)
+    chosen, plan = settle(known, prefix, plan)
     shape, values = read_filter(filter)
     names = _names(known, columns)
     bases = run(conn, bases_of(chosen, plan))
@@ -175,8 +175,8 @@ def _search(
         packed = {f"prefix_{n}": Packed(to_binary(short)) for n, short in enumerate(shorts)}
         return values | packed | {"query": Packed(to_binary(full))}
 
-    names, rows = yield from _searched(conn, target, columns, prefix, plan, shape, parameters, _search_text)
-    return _result(names, rows, plan)
+    searched = yield from _searched(conn, target, columns, prefix, plan, shape, parameters, _search_text)
+    return _result(*searched)
 
 
 def _search_many(
@@ -199,11 +199,12 @@ def _search_many(
         shorts = {f"prefixes_{n}": [to_text(shorts[n]) for _, shorts in asked] for n in range(len(bases))}
         return values | shorts | {"queries": [to_text(full) for full, _ in asked]}
 
-    names, rows = yield from _searched(conn, target, columns, prefix, plan, shape, parameters, _search_many_text)
+    searched = _searched(conn, target, columns, prefix, plan, shape, parameters, _search_many_text)
+    names, rows, settled = yield from searched
     grouped: dict[int, Rows] = {n: [] for n in range(1, len(queries) + 1)}
     for *row, n in rows:
         grouped[n].append(tuple(row))
-    return [_result(names, grouped[n], plan) for n in grouped]
+    return [_result(names, grouped[n], settled) for n in grouped]
 
 
 def _searched(
@@ -215,23 +216,23 @@ def _searched(
     shape: FilterShape,
     parameters: Callable[[Sequence[Prefix], Bases], dict[str, Any]],
     text: Callable[[Target, tuple[Prefix, ...], SearchPlan, tuple[str, ...], FilterShape], str],
-) -> Generator[tuple[str, Mapping[str, Any]], Rows, tuple[tuple[str, ...], Rows]]:
-    """Returns (columns, rows); a table that has changed since it was described is described again, once."""
+) -> Generator[tuple[str, Mapping[str, Any]], Rows, tuple[tuple[str, ...], Rows, SearchPlan]]:
+    """Returns (columns, rows, plan with its numbers); a table that has changed since is described again, once."""
     while True:
         fresh = target not in _targets.get(conn, {})
         known = yield from _describe(conn, target)
         try:
-            chosen = choose_prefixes(known, prefix, plan)
+            chosen, settled = settle(known, prefix, plan)
             names = _names(known, columns)
-            statement = text(known, chosen, plan, names, shape)
-            bases = yield from bases_of(chosen, plan)
+            statement = text(known, chosen, settled, names, shape)
+            bases = yield from bases_of(chosen, settled)
         except SearchError:
             forget(conn, target)
             if fresh:
                 raise
             continue
         try:
-            return names, (yield statement, parameters(chosen, bases))
+            return names, (yield statement, parameters(chosen, bases)), settled
         except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
             forget(conn, target)
             # In a transaction of the caller's nothing more can run.

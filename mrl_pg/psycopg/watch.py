@@ -18,7 +18,7 @@ from mrl_pg.embed import TextFunction
 from mrl_pg.errors import EvaluationError, MrlError
 from mrl_pg.evaluate import Progress
 from mrl_pg.measure import Run, Truth, measured, own_distances, without_own
-from mrl_pg.psycopg.evaluate import embedded
+from mrl_pg.psycopg.material import embedded
 from mrl_pg.psycopg.run import compiled, execute
 from mrl_pg.psycopg.sample import embedding_column, read_sample
 from mrl_pg.psycopg.search import Result, describe, forget, search

@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 
 from mrl_pg import statements
 from mrl_pg.errors import NotInstalledError, SearchError
-from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefixes, read_target
+from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefixes, read_target, settle
 from mrl_pg.search import Hit, SearchOptions, SearchPlan, SearchResult, search_plan
 from mrl_pg.spec import Matryoshka, Prefix
 from mrl_pg.sqlalchemy.basis import bases_of
@@ -55,7 +55,7 @@ def search(
     :param prefix_query: the query's prefix where it is there already (an API's ``dimensions=256``), for the first
         stage; made from the query if None.
     :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``, ``rerank``, ``stages``,
-        ``model``: see :class:`mrl_pg.search.SearchOptions`.
+        ``model``, ``recall``: see :class:`mrl_pg.search.SearchOptions`.
     :raises SearchError, DimensionError: for a search that cannot be answered; nothing has been searched then.
     :raises NotInstalledError, SchemaVersionError: where the schema mrl is missing or does not suit.
     """
@@ -65,8 +65,7 @@ def search(
         full, shorts = _texts(query, chosen, bases, prefix_query)
         return {f"mrl_prefix_{n}": short for n, short in enumerate(shorts)} | {"mrl_query": full}
 
-    source, rows = _searched(session, target, prefix, plan, filter, _search, parameters)
-    return _result(source, rows, plan)
+    return _result(*_searched(session, target, prefix, plan, filter, _search, parameters))
 
 
 async def search_async(
@@ -105,7 +104,7 @@ def search_many(
         shorts = {f"mrl_prefixes_{n}": [shorts[n] for _, shorts in asked] for n in range(len(bases))}
         return shorts | {"mrl_queries": [full for full, _ in asked]}
 
-    source, rows = _searched(session, target, prefix, plan, filter, _search_many, parameters)
+    source, rows, plan = _searched(session, target, prefix, plan, filter, _search_many, parameters)
     grouped: dict[int, list[sa.Row[Any]]] = {n: [] for n in range(1, len(queries) + 1)}
     for row in rows:
         grouped[row[-1]].append(row)
@@ -143,6 +142,11 @@ def search_statement(
     :raises SearchError, DimensionError: as :func:`search`.
     """
     plan = search_plan(**options)
+    if plan.recall is not None:
+        raise SearchError(
+            f"recall = {plan.recall:g} is looked up in the database, and search_statement() looks at none. "
+            "Give candidates and ef_search, or use search()."
+        )
     source = _source(target)
     specs: Sequence[Matryoshka] = source.table.info.get(INFO_KEY, ())
     for name in [stage.prefix for stage in plan.stages] if plan.stages else [prefix]:
@@ -204,7 +208,7 @@ def _searched(
     filter: Filter,
     build: Build,
     parameters: Callable[[Sequence[Prefix], Bases], dict[str, Any]],
-) -> tuple[_Source, Sequence[sa.Row[Any]]]:
+) -> tuple[_Source, Sequence[sa.Row[Any]], SearchPlan]:
     where = _conditions(filter)
     source = _source(target)
     if isinstance(session, sa.Connection):
@@ -218,7 +222,7 @@ def _searched(
         fresh = _name(connection, source.table) not in connection.info.get(_TARGETS, {})
         known = describe(connection, source.table)
         try:
-            chosen = choose_prefixes(known, prefix, plan)
+            chosen, plan = settle(known, prefix, plan)
             break
         except SearchError:
             forget(connection, source.table)
@@ -228,10 +232,10 @@ def _searched(
     statement = build(source, chosen, plan, where) if where else _unfiltered(build, source, chosen, plan)
     try:
         if isinstance(session, sa.Connection):
-            return source, session.execute(statement, values).all()
+            return source, session.execute(statement, values).all(), plan
         result = session.execute(statement, values, bind_arguments=bind_arguments)
         # A model may load collections by a join, which repeats rows.
-        return source, result.unique().all() if source.mapper else result.all()
+        return source, result.unique().all() if source.mapper else result.all(), plan
     except sa.exc.ProgrammingError:
         # The table may have changed since it was described; the next search looks again.
         forget(connection, source.table)

@@ -34,21 +34,34 @@ from mrl_pg.statements.catalog import (
 )
 from mrl_pg.statements.history import MAY_STORE_RECALL, last_recall, store_recall
 from mrl_pg.statements.parts import Key, literal, prefix_type, quoted, table
+from mrl_pg.statements.points import (
+    DELETE_BASIS,
+    FORGET_POINTS,
+    MAY_TUNE,
+    PREFIX_ID,
+    PREFIXES_OF_IDS,
+    STORE_POINT,
+)
 from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_prefix, drop_prefix_index
 from mrl_pg.statements.sampling import SNAPSHOT, Share, count_embeddings, embeddings, texts
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
 __all__ = [
     "BASIS",
+    "DELETE_BASIS",
     "DESCRIBE",
     "FIT",
+    "FORGET_POINTS",
     "FULL_DIMS",
     "HALFVEC_OID",
     "INDEX_BUILDERS",
     "INDEX_PROGRESS",
     "IS_EXTENSION",
     "MAY_STORE_RECALL",
+    "MAY_TUNE",
     "PREFIXES",
+    "PREFIXES_OF_IDS",
+    "PREFIX_ID",
     "PREFIX_INDEXES",
     "PROBE",
     "SESSION",
@@ -57,6 +70,7 @@ __all__ = [
     "SET_STATEMENT_TIMEOUT",
     "SNAPSHOT",
     "STATUS_COLUMNS",
+    "STORE_POINT",
     "UNINSTALL_IF_UNUSED",
     "VERSION",
     "Key",

@@ -62,7 +62,9 @@ SELECT mrl.version(),
           AND t.typname NOT IN ('vector', 'halfvec', 'sparsevec')
           AND NOT EXISTS (SELECT FROM mrl.prefixes p WHERE p.target = c.oid AND p.position = a.attnum)),
        (SELECT coalesce(jsonb_agg(to_jsonb(p) ORDER BY p.position), '[]')::text
-        FROM mrl.prefixes p WHERE p.target = c.oid)
+        FROM mrl.prefixes p WHERE p.target = c.oid),
+       (SELECT coalesce(jsonb_agg(to_jsonb(o) || jsonb_build_object('prefix', p.prefix)), '[]')::text
+        FROM mrl.operating_points o JOIN mrl.prefixes p ON p.id = o.prefix_id WHERE p.target = c.oid)
 FROM (SELECT to_regclass(concat_ws('.', quote_ident(CAST(:schema AS text)), quote_ident(CAST(:name AS text))))::oid
       AS oid) AS c
 """)

@@ -15,7 +15,7 @@ import pytest
 
 import mrl_pg.psycopg as mrl
 from mrl_pg.evaluate import CANDIDATES
-from mrl_pg.psycopg.evaluate import DEFAULT_ROWS, DEFAULT_SAMPLE
+from mrl_pg.psycopg.material import DEFAULT_ROWS, DEFAULT_SAMPLE
 from mrl_pg.queries import read_queries
 from mrl_pg.views import DIMS as DEFAULT_DIMS
 from tests.cli.conftest import FULL_DIMS, Run, on_terminal, program

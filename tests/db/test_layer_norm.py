@@ -273,16 +273,16 @@ def test_roles_and_pgvector_out_of_sight(bare_dsn: str) -> None:
 def test_the_registry_tells(conn: Conn) -> None:
     make(conn, model="nomic-embed-text-v1.5")
     mrl.add_prefix(conn, "docs", dims=DIMS)
-    arguments = "SELECT tgargs FROM pg_trigger WHERE tgname = %s"
-    assert conn.execute(arguments, [f"zz_mrl_{COLUMN}"]).fetchall() == [
-        (b"truncate\0008\0cosine\0nomic-embed-text-v1.5\0\0layer_norm\0",)
-    ]
+    arguments = "SELECT tgargs, p.id::text FROM pg_trigger JOIN mrl.prefixes p ON p.prefix = %s WHERE tgname = %s"
+    ((given, identity),) = conn.execute(arguments, [COLUMN, f"zz_mrl_{COLUMN}"]).fetchall()
+    assert given == f"truncate\0008\0cosine\0nomic-embed-text-v1.5\0\0layer_norm\0{identity}\0".encode()
     told = conn.execute("SELECT prefix, kind, layer_norm FROM mrl.prefixes ORDER BY position").fetchall()
     assert told == [(column, kind, True) for kind, _, column in PREFIXES] + [(f"embedding_{DIMS}", "truncate", False)]
     # Of a later version, say.
     conn.execute(
         f"CREATE TRIGGER zz_other BEFORE INSERT OR UPDATE OF embedding, embedding_{DIMS} ON docs FOR EACH ROW "
-        "EXECUTE FUNCTION mrl.maintain_prefix('truncate', '8', 'cosine', '', '', 'upside_down')"
+        "EXECUTE FUNCTION mrl.maintain_prefix('truncate', '8', 'cosine', '', '', 'upside_down', "
+        "'9b2f8a52-6f0d-4a0e-8f5e-0d7a3c9d1e11')"
     )
     assert conn.execute("SELECT count(*) FROM mrl.prefixes").fetchall() == [(4,)]
     # The name is not what is believed.

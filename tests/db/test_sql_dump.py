@@ -74,6 +74,12 @@ def make(conn: Conn) -> None:
     mrl.add_prefix(conn, "docs", dims=32, kind="binary")
     mrl.add_prefix(conn, "docs", kind="half")
     mrl.watch(conn, "docs", vectors(3, 32), k=1, prefix="embedding_8")
+    conn.execute(
+        "INSERT INTO mrl.operating_points (prefix_id, k, candidates, ef_search, target_recall, recall, recall_low, "
+        "recall_high, p50_ms, p95_ms, rows, queries, versions) "
+        "SELECT id, 1, 7, 9, 0.9, 0.95, 0.9, 1, 1, 2, 50, 10, 'x' "
+        "FROM mrl.prefixes WHERE prefix = 'embedding_8'"
+    )
 
 
 def check(source: Conn, restored: Conn) -> None:
@@ -83,6 +89,7 @@ def check(source: Conn, restored: Conn) -> None:
         COUNTS,
         "SELECT b::text FROM mrl.bases b",
         "SELECT h::text FROM mrl.recall_history h",
+        "SELECT o::text FROM mrl.operating_points o",
         "SELECT d::text FROM docs d ORDER BY id",
         'SELECT d::text FROM "we""ird"."do;cs" d ORDER BY id',
     ):
@@ -119,6 +126,7 @@ def check(source: Conn, restored: Conn) -> None:
     mrl.create_index(restored, "docs", prefix="half_rot3_v1")
     (nearest,) = mrl.search(restored, "docs", vectors(60, 32)[7], k=1, prefix="half_rot3_v1")
     assert nearest.key == 7
+    assert mrl.search(restored, "docs", vectors(60, 32)[7], k=1, recall=0.95).requested == 7
     mrl.drop_prefix(restored, "docs", "half_4")
     assert mrl.add_prefix(restored, "docs", "half", dims=2) == "half_2"
 

@@ -178,6 +178,10 @@ STRANGE = "BEFORE UPDATE OF embedding, other ON strange FOR EACH ROW EXECUTE FUN
         f"{STRANGE}('half', '4', 'cosine', '', '', 'layer_norm')",
         f"{STRANGE}('quarter', '4', 'cosine', '', '', '')",
         f"{STRANGE}('binary', '4', 'cosine', '', '', '')",
+        f"{STRANGE}('truncate', '4', 'cosine', '', '', '', 'no id')",
+        f"{STRANGE}('half', '4', 'cosine', '', '', 'layer_norm', '9b2f8a52-6f0d-4a0e-8f5e-0d7a3c9d1e11')",
+        f"{STRANGE}('quarter', '4', 'cosine', '', '', '', '9b2f8a52-6f0d-4a0e-8f5e-0d7a3c9d1e11')",
+        f"{STRANGE}('binary', '4', 'cosine', '', '', '', '9b2f8a52-6f0d-4a0e-8f5e-0d7a3c9d1e11')",
     ],
 )
 def test_a_trigger_written_by_hand_breaks_the_registry_for_nobody(tx: Conn, trigger: str) -> None:

@@ -12,7 +12,11 @@ import pytest
 from mrl_pg.bench.build import packed
 from mrl_pg.bench.data import read, simulate
 from mrl_pg.bench.methods import default_methods, parse_method
-from mrl_pg.bench.points import (
+from mrl_pg.bench.report import Chosen, compared
+from mrl_pg.bench.server import settings, with_short_memory
+from mrl_pg.bench.truth import nearest, recalls
+from mrl_pg.errors import DimensionError, MrlError
+from mrl_pg.points import (
     Figures,
     Grid,
     Point,
@@ -23,10 +27,6 @@ from mrl_pg.bench.points import (
     next_point,
     ratio,
 )
-from mrl_pg.bench.report import Chosen, compared
-from mrl_pg.bench.server import settings, with_short_memory
-from mrl_pg.bench.truth import nearest, recalls
-from mrl_pg.errors import DimensionError, MrlError
 from tests.conftest import FloatArray, vectors
 
 GRID = Grid((15, 20, 30, 40, 60, 80, 120, 200, 400), (40, 60, 80, 100, 130, 160, 200, 250, 300, 400, 600))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from mrl_pg.bench.methods import Search
 from mrl_pg.metrics import PerQuery
 from mrl_pg.vectors import FloatArray
+
+# What a query finds: the keys of rows, or their distances.
+Search: TypeAlias = Callable[[FloatArray], list[Any]]
 
 # Past the five runs after which psycopg prepares a statement, and the five after which PostgreSQL may plan it for good.
 WARM_UP_QUERIES = 10
@@ -18,9 +20,9 @@ _BLOCK_QUERIES = 50
 
 
 class Run(NamedTuple):
-    """The keys that each query found, and the seconds each took."""
+    """What each query found, and the seconds each took."""
 
-    found: list[list[int]]
+    found: list[list[Any]]
     seconds: PerQuery
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from mrl_pg.metrics import PerQuery, summarise
 _ENOUGH_QUERIES, _CLEAR = 100, 3.0
 # Of the cheapest point: what fewer candidates cannot save any more, once ef_search makes for most of the cost.
 _TOO_MUCH = 1.5
+
+
+One = TypeVar("One", bound=Hashable)
 
 
 class Point(NamedTuple):
@@ -104,6 +107,14 @@ def next_point(grid: Grid, targets: Iterable[float], seen: Mapping[Point, Figure
             else:
                 ef_searches.pop(0)
     return None
+
+
+def next_points(
+    grids: Mapping[One, Grid], targets: Iterable[float], seen: Mapping[One, Mapping[Point, Figures]]
+) -> dict[One, Point]:
+    """Returns the next point of each method or prefix that has one left."""
+    found = {one: next_point(grid, targets, seen[one]) for one, grid in grids.items()}
+    return {one: point for one, point in found.items() if point is not None}
 
 
 def cheapest(measured: Sequence[Figures], target: float) -> Figures | None:

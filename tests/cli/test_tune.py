@@ -1,0 +1,85 @@
+"""mrl-pg tune, and search --recall."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mrl_pg.psycopg as mrl
+from tests.cli.conftest import FULL_DIMS, Run, on_terminal, program
+from tests.cli.test_signals import wait_for
+from tests.conftest import Conn, vectors
+
+
+@pytest.fixture
+def indexed(papers: Conn) -> Conn:
+    mrl.create_index(papers, "papers")
+    return papers
+
+
+@pytest.fixture
+def queries(tmp_path: Path) -> str:
+    path = tmp_path / "queries.npz"
+    np.savez(path, queries=vectors(60, FULL_DIMS, seed=1))
+    return str(path)
+
+
+def test_tells_and_stores(run: Run, indexed: Conn, queries: str, query: str) -> None:
+    result = run("tune", "papers", "--recall", "0.9", "--queries", queries)
+    assert result.exit_code == 0
+    assert "settings of 30 queries, measured again with 30 others; ± is the 95 % interval:" in result.output
+    assert re.search(r"embedding_8\t\d+\t\d+\t\S+ ±\S+\t[\d.]+\t[\d.]+\tcheapest", result.output)
+    assert "ms (p95 " in result.output
+    assert run("search", "papers", "--vector-file", query, "--recall", "0.9", "--k", "3").output.count("paper") == 3
+    text = run("search", "papers", "--vector-file", query, "--recall", "0.9", "--sql").output
+    assert "embedding_8" in text
+    result = run("search", "papers", "--vector-file", query, "--recall", "0.9", "--candidates", "50")
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: recall = 0.9 and candidates were given. A recall chooses candidates and ef_search itself: give one or "
+        "the other.\n",
+    )
+
+
+def test_json(run: Run, indexed: Conn, queries: str) -> None:
+    found = json.loads(run("tune", "papers", "--recall", "0.9", "--queries", queries, "--json").output)
+    assert found["best"]["recall"] >= 0.9
+    assert found["best"] in found["points"]
+    assert found["pareto"]
+    assert found["stored"] == len(found["pareto"])
+
+
+def test_never_measured(run: Run, indexed: Conn, query: str) -> None:
+    result = run("search", "papers", "--vector-file", query, "--recall", "0.9")
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: no operating point of papers reaches recall 0.9 for k = 10; measured: nothing. "
+        "Run: mrl-pg tune papers --recall 0.9 --k 10\n",
+    )
+
+
+def test_progress_on_a_terminal(dsn: str, indexed: Conn) -> None:
+    code, written = on_terminal(dsn, "tune", "papers", "--recall", "0.9", "--sample", "40")
+    assert code == 0
+    assert "settings of 20 queries" in written
+    assert "That is optimistic" in written
+
+
+def test_ctrl_c_leaves_nothing(dsn: str, indexed: Conn) -> None:
+    def built() -> bool:
+        return indexed.execute("SELECT FROM mrl.prefixes").rowcount > 1
+
+    with program(dsn, "tune", "papers", "--recall", "0.9", "--build", "--dims", "16,24") as process:
+        wait_for(built)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert err == "\nStopped. Nothing was stored, and what was built is dropped again.\n"
+    assert indexed.execute("SELECT prefix FROM mrl.prefixes").fetchall() == [("embedding_8",)]
+    counts = "SELECT (SELECT count(*) FROM mrl.bases), (SELECT count(*) FROM mrl.operating_points)"
+    assert indexed.execute(counts).fetchall() == [(0, 0)]
