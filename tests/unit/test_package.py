@@ -22,12 +22,13 @@ LAYERS = [
     ["sqlalchemy", "psycopg"],
     ["measure"],
     ["backfill", "embedding", "evaluate"],
-    ["verdict"],
+    ["tune", "verdict"],
     ["evaluation", "report"],  # in a notebook an evaluation shows itself as its report
     ["statements", "embed", "queries", "relevance", "scan"],
+    ["points", "turns"],
     ["footprint", "metrics", "views"],
     ["registry", "vectors"],
-    ["install", "search", "basis"],
+    ["install", "operating", "search", "basis"],
     ["spec"],
     ["errors"],
 ]
