@@ -131,8 +131,8 @@ def tune(
     notes = list(material.notes)
     if queries is None:
         notes.append(
-            "Where rows have near duplicates, real queries find far less with the same settings: before you rely on the "
-            "recall, measure it with real ones (--queries)."
+            "Where rows have near duplicates, real queries find far less with the same settings: before you rely on "
+            "the recall, measure it with real ones (--queries)."
         )
     if not material.whole and len(material.queries) > MAX_EXACT_SEARCHES:
         notes.append(
