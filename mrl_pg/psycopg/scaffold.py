@@ -118,7 +118,8 @@ class Scaffold:
             self._show(f"dropping {name}", 0, 1)
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    drop_prefix(conn, self._target, name, lock_timeout=self._lock_timeout)
+                    with conn.transaction():
+                        drop_prefix(conn, self._target, name, lock_timeout=self._lock_timeout)
                     break
                 except MrlError as error:
                     if attempt == _ATTEMPTS:

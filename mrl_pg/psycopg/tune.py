@@ -129,6 +129,11 @@ def tune(
         before=lambda: _check_rights(conn, target, build=build, kinds=kinds, store=store),
     )
     notes = list(material.notes)
+    if queries is None:
+        notes.append(
+            "Where rows have near duplicates, real queries find far less with the same settings: before you rely on "
+            "the recall, measure it with real ones (--queries)."
+        )
     if not material.whole and len(material.queries) > MAX_EXACT_SEARCHES:
         notes.append(
             f"The first {MAX_EXACT_SEARCHES} queries were used: for each of them the whole table had to be compared."

@@ -204,7 +204,9 @@ def test_one_table_into_a_database_that_has_ours(
             mrl.add_prefix(restored, "docs", dims=8, model="m")
             restored.execute("SELECT mrl.create_prefix_index('docs', 'embedding_8', false)")
         run(pg, "psql", "-X", "-q", "-o", "/dev/null", "-v", "ON_ERROR_STOP=1", "-d", other, "-f", tmp_path / "dump")
-        for query in (REGISTRY, COUNTS, "SELECT d::text FROM docs d ORDER BY id"):
+        # An id is of the prefix that was added, here or there.
+        registry = REGISTRY if form == "whole" else REGISTRY.replace("p::text", "(to_jsonb(p) - 'id')::text")
+        for query in (registry, COUNTS, "SELECT d::text FROM docs d ORDER BY id"):
             assert restored.execute(query).fetchall() == conn.execute(query).fetchall()
         restored.execute("INSERT INTO docs VALUES (3, %s)", [ROWS[2]])
         assert [hit.key for hit in mrl.search(restored, "docs", vectors(60, 32)[2], k=1)] == [3]

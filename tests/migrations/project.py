@@ -136,12 +136,16 @@ def connect(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         yield conn
 
 
+# The last argument of a trigger of ours is the id of the prefix, another in each database.
+TRIGGER = "regexp_replace(pg_get_triggerdef(oid), '[0-9a-f-]{36}''\\)$', 'id'')')"
+
+
 def described(dsn: str, table: str, schema: str = "public") -> dict[str, list[tuple[Any, ...]]]:
     """Returns what defines a table: its columns, triggers and indexes."""
     queries = {
         "columns": "SELECT attname, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute "
         "WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped",
-        "triggers": "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal",
+        "triggers": f"SELECT {TRIGGER} FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal",
         "indexes": "SELECT pg_get_indexdef(indexrelid), indisvalid FROM pg_index WHERE indrelid = c.oid",
     }
     with connect(dsn) as conn:
@@ -158,11 +162,11 @@ def described(dsn: str, table: str, schema: str = "public") -> dict[str, list[tu
 def everything(dsn: str) -> list[tuple[Any, ...]]:
     """Returns all relations, triggers and columns outside the system's schemas, but for Alembic's own table."""
     with connect(dsn) as conn:
-        return conn.execute("""
+        return conn.execute(f"""
             SELECT n.nspname, c.relname, c.relkind,
                    ARRAY(SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
                          WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attname),
-                   ARRAY(SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = c.oid ORDER BY tgname),
+                   ARRAY(SELECT {TRIGGER} FROM pg_trigger WHERE tgrelid = c.oid ORDER BY tgname),
                    CASE WHEN c.relkind = 'i' THEN pg_get_indexdef(c.oid) END
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname !~ '^(pg_|information_schema)' AND c.relname !~ '^alembic_version'
