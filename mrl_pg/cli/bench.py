@@ -92,8 +92,8 @@ def bench(
     """Compare ways to search, on a server of its own.
 
     Starts a local PostgreSQL, loads vectors, builds every index, and looks for the cheapest settings with which each
-    way reaches a recall. Nothing stays behind. At 300,000 rows with 1,536 dims this takes about half an hour and 12 GB of
-    disk; TMPDIR says where.
+    way reaches a recall. Nothing stays behind. At 300,000 rows with 1,536 dims this takes about half an hour, and 12 GB
+    of disk; TMPDIR says where.
     """
     if path is None and label is not None:
         raise click.UsageError("--label is for --data; simulated vectors are called that.")
