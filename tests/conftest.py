@@ -24,12 +24,19 @@ _numbers = itertools.count()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--pg", default="18,16", help="major versions of PostgreSQL to test on, default 18,16")
+    parser.addoption(
+        "--pg",
+        default="18,16",
+        help="major versions of PostgreSQL to test on, default 18,16; command line and README on the first",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "pg" in metafunc.fixturenames:
         versions = [int(version) for version in metafunc.config.getoption("--pg").split(",")]
+        # What depends on the server is tested on all of them, the shells around that on the first.
+        if metafunc.definition.path.parent.name in ("cli", "docs", "embed"):
+            versions = versions[:1]
         metafunc.parametrize("pg", versions, scope="session", ids=[f"pg{version}" for version in versions])
 
 
