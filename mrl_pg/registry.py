@@ -152,6 +152,11 @@ def choose_prefixes(target: Target, prefix: str | None, plan: SearchPlan) -> tup
     return chosen
 
 
+def known_model(target: Target, embedding: str) -> str | None:
+    """Returns the model that made the embeddings of a column, where one of its prefixes knows it."""
+    return next((p.model for p in target.prefixes if p.embedding == embedding and p.model), None)
+
+
 def same_model(one: str, other: str) -> bool:
     """Returns whether two names mean one model: models of a hub are known with their organisation and without."""
     return one.rpartition("/")[2] == other.rpartition("/")[2]

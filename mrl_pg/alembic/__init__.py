@@ -23,11 +23,10 @@ No hook is needed. Where other extensions compare schemas too, or the log should
 """
 
 from mrl_pg.alembic.autogenerate import include_object, render_item
+from mrl_pg.alembic.index_operations import CreatePrefixIndexOp, DropPrefixIndexOp
 from mrl_pg.alembic.operations import InstallOp, UninstallOp, UpgradeOp
 from mrl_pg.alembic.prefix_operations import (
     AddPrefixOp,
-    CreatePrefixIndexOp,
-    DropPrefixIndexOp,
     DropPrefixOp,
     RotateOp,
 )

@@ -21,11 +21,10 @@ from alembic.operations import MigrateOperation, ops
 
 from mrl_pg import statements
 from mrl_pg.alembic.implementation import has_valid_index, installed_version
+from mrl_pg.alembic.index_operations import CreatePrefixIndexOp, DropPrefixIndexOp
 from mrl_pg.alembic.operations import InstallOp, UpgradeOp, call
 from mrl_pg.alembic.prefix_operations import (
     AddPrefixOp,
-    CreatePrefixIndexOp,
-    DropPrefixIndexOp,
     DropPrefixOp,
     PrefixOperation,
 )

@@ -15,14 +15,12 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.sql import ClauseElement
 
 from mrl_pg import statements
+from mrl_pg.alembic.index_operations import CreatePrefixIndexOp, DropPrefixIndexOp, PrefixIndexOperation
 from mrl_pg.alembic.operations import InstallOp, UninstallOp, UpgradeOp
 from mrl_pg.alembic.prefix_operations import (
     AddPrefixOp,
-    CreatePrefixIndexOp,
-    DropPrefixIndexOp,
     DropPrefixOp,
     Operation,
-    PrefixIndexOperation,
     PrefixOperation,
     RotateOp,
 )

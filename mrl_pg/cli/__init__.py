@@ -16,7 +16,8 @@ from mrl_pg.cli.demo import demo
 from mrl_pg.cli.embed import embed
 from mrl_pg.cli.errors import Stopped, explain
 from mrl_pg.cli.eval import evaluate
-from mrl_pg.cli.prefixes import add_prefix, backfill, drop_prefix, index, status
+from mrl_pg.cli.index import index
+from mrl_pg.cli.prefixes import add_prefix, backfill, drop_prefix, status
 from mrl_pg.cli.queries import queries
 from mrl_pg.cli.rotate import rotate
 from mrl_pg.cli.schema import create_table, install, migrate, uninstall

@@ -19,7 +19,6 @@ from mrl_pg.spec import OPERATORS
 
 if TYPE_CHECKING:
     from mrl_pg.evaluate import Progress
-    from mrl_pg.registry import Target
     from mrl_pg.spec import Distance
 
 QUERIES_FILE = click.Path(exists=True, dir_okay=False, readable=True)
@@ -33,11 +32,6 @@ def read_numbers(ctx: click.Context, parameter: click.Parameter, value: str | No
         return [int(number) for number in value.split(",")]
     except ValueError:
         raise click.BadParameter(f"{value!r} is not whole numbers separated by commas, such as 64,128.") from None
-
-
-def known_model(known: Target, embedding: str) -> str | None:
-    """Returns the model that a table knows of its embeddings."""
-    return next((p.model for p in known.prefixes if p.embedding == embedding), None)
 
 
 @click.command(
@@ -118,6 +112,7 @@ def evaluate(
     import mrl_pg.psycopg as mrl
     from mrl_pg.psycopg.run import server_versions
     from mrl_pg.queries import read_qrels, read_queries
+    from mrl_pg.registry import known_model
 
     for option, path in (("--csv", csv_file), ("--report", report)):
         if path and not Path(path).absolute().parent.is_dir():

@@ -9,7 +9,7 @@ import click
 from mrl_pg.cli.connection import connected, dsn_option
 from mrl_pg.cli.embed import base_url_option, dimensions_option, query_embedder
 from mrl_pg.cli.errors import Stopped
-from mrl_pg.cli.eval import QUERIES_FILE, known_model, read_numbers
+from mrl_pg.cli.eval import QUERIES_FILE, read_numbers
 from mrl_pg.cli.figures import print_tuning
 from mrl_pg.cli.output import json_option, print_json, progress
 from mrl_pg.cli.prefixes import lock_timeout_option
@@ -71,6 +71,7 @@ def tune(
     """
     import mrl_pg.psycopg as mrl
     from mrl_pg.queries import read_queries
+    from mrl_pg.registry import known_model
 
     given: dict[str, Any] = {"kinds": kinds.split(",") if kinds else None, **options}
     given = {name: value for name, value in given.items() if value is not None}
