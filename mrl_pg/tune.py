@@ -10,7 +10,7 @@ import numpy as np
 
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.evaluation import Point as Scanned
-from mrl_pg.operating import OperatingPoint
+from mrl_pg.operating import SOURCES, OperatingPoint, Source
 from mrl_pg.points import Figures, Grid, Point
 from mrl_pg.search import MAX_EF_SEARCH
 from mrl_pg.spec import Distance, Prefix
@@ -139,7 +139,7 @@ class Tuning:
     :ivar target_recall: what was asked for.
     :ivar latency_ms: what 95 % of the searches may take; None for any time.
     :ivar rows: of the table, with an embedding.
-    :ivar sampled: whether the queries are rows of the table.
+    :ivar source: of the queries; ``rows`` of the table itself are optimistic.
     :ivar chosen_by: queries that chose the settings.
     :ivar confirmed_by: other queries, which all figures are of.
     :ivar points: what was confirmed, the fastest first.
@@ -160,7 +160,7 @@ class Tuning:
     latency_ms: float | None
     distance: Distance
     rows: int
-    sampled: bool
+    source: Source
     chosen_by: int
     confirmed_by: int
     points: tuple[OperatingPoint, ...]
@@ -262,6 +262,7 @@ def _closest(tuning: Tuning) -> OperatingPoint | None:
 def _described(point: OperatingPoint) -> str:
     return (
         f"{point.prefix} with {point.candidates:,} candidates and ef_search {point.ef_search}, recall@{point.k} "
-        f"{point.recall:.3f} ({point.recall_low:.3f} to {point.recall_high:.3f}), half of the searches within "
+        f"{point.recall:.3f} ({point.recall_low:.3f} to {point.recall_high:.3f}) with {SOURCES[point.source]}, half of "
+        "the searches within "
         f"{point.p50_ms:.1f} ms and 95 % within {point.p95_ms:.1f} ms"
     )

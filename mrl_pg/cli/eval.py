@@ -40,6 +40,7 @@ def read_numbers(ctx: click.Context, parameter: click.Parameter, value: str | No
 Examples:
   mrl-pg eval documents
   mrl-pg eval documents --queries queries.npz --dims 64,128,256 --kinds truncate,rotate
+  mrl-pg eval documents --recorded --sample 1000
   mrl-pg eval documents --queries texts.jsonl --model text-embedding-3-large --qrels qrels.tsv
   mrl-pg eval documents --sample 200 --ef-search 40,100,200 --clients 4 --filter lang=en
   mrl-pg eval documents --recall 0.95 --report prefixes.html""",
@@ -50,6 +51,11 @@ Examples:
     "--queries",
     type=QUERIES_FILE,
     help="The queries: npz with an array queries, or jsonl with a line {id, embedding or text, relevant} each.",
+)
+@click.option(
+    "--recorded",
+    is_flag=True,
+    help="Take queries that searches without a filter recorded; --sample of them, or 500.",
 )
 @click.option("--qrels", type=QUERIES_FILE, help="Which rows are relevant, by their keys, as TREC or BEIR write it.")
 @click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
@@ -87,6 +93,7 @@ Examples:
 def evaluate(
     table: str,
     queries: str | None,
+    recorded: bool,
     qrels: str | None,
     embedding: str,
     model: str | None,
@@ -107,9 +114,11 @@ def evaluate(
 
     Reads the embeddings, or a sample, and compares them all: what prefixes of each kind and length would find of the
     exact top k, alone and after a rerank, and what they would cost. Nothing is built or changed. Then searches through
-    the indexes there are, timed. Without --queries rows of the table are searched for, which is optimistic.
+    the indexes there are, timed. Without --queries or --recorded rows of the table are searched
+    for, which is optimistic.
     """
     import mrl_pg.psycopg as mrl
+    from mrl_pg.psycopg.material import DEFAULT_SAMPLE
     from mrl_pg.psycopg.run import server_versions
     from mrl_pg.queries import read_qrels, read_queries
     from mrl_pg.registry import known_model
@@ -124,9 +133,14 @@ def evaluate(
         **options,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if queries and recorded:
+        raise click.UsageError("Give the queries either by --queries or by --recorded.")
     asked = read_queries(queries) if queries else None
     with connected(dsn) as conn:
         known = mrl.describe(conn, table)
+        if recorded:
+            size = given.pop("sample", DEFAULT_SAMPLE)
+            asked = mrl.recorded_queries(conn, table, embedding=embedding, sample=size, seed=given["seed"])
         if asked and asked.texts:
             of_table = known_model(known, embedding)
             given["embedder"] = query_embedder(table, model or of_table, base_url=base_url, dimensions=dimensions)

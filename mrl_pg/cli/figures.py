@@ -59,6 +59,7 @@ def print_evaluation(found: Evaluation, target: float) -> None:
 
 def print_tuning(found: Tuning) -> None:
     """Prints what was measured, marked, and the recommendation in words."""
+    from mrl_pg.operating import SOURCES
     from mrl_pg.tune import sentences
 
     if found.scanned:
@@ -69,8 +70,8 @@ def print_tuning(found: Tuning) -> None:
     marks |= dict.fromkeys(found.runner_ups, "runner-up")
     marks |= {found.best: "cheapest"} if found.best else {}
     click.echo(
-        f"{len(found.points)} settings of {found.chosen_by} queries, measured again with {found.confirmed_by} others; "
-        "± is the 95 % interval:"
+        f"{len(found.points)} settings of {found.chosen_by} {SOURCES[found.source]}, measured again with "
+        f"{found.confirmed_by} others; ± is the 95 % interval:"
     )
     print_table(
         ["prefix", "candidates", "ef_search", f"recall@{found.k}", "p50 ms", "p95 ms", ""],

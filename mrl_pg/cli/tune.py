@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   mrl-pg tune documents --recall 0.98
+  mrl-pg tune documents --recall 0.98 --recorded
   mrl-pg tune documents --recall 0.95 --latency-ms 5 --queries queries.npz
   mrl-pg tune documents --recall 0.98 --build --kinds truncate,rotate --dims 128,256,512"""
 )
@@ -39,6 +40,11 @@ Examples:
     type=QUERIES_FILE,
     help="The queries: npz with an array queries, or jsonl with a line {id, embedding or text} each.",
 )
+@click.option(
+    "--recorded",
+    is_flag=True,
+    help="Take queries that searches without a filter recorded; --sample of them, or 500.",
+)
 @click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
 @click.option("--model", help="Model of the queries, checked against the table's; for texts the table's if left out.")
 @base_url_option
@@ -53,6 +59,7 @@ Examples:
 def tune(
     table: str,
     queries: str | None,
+    recorded: bool,
     embedding: str,
     model: str | None,
     base_url: str | None,
@@ -67,16 +74,23 @@ def tune(
 
     Measures the prefixes that have an index: half of the queries choose candidates and ef_search, the other half tell
     what they find and take. Stores the figures, and from then on search --recall uses them. With --build prefixes that
-    promise to be good are built on the table first; each rewrites the rows once.
+    promise to be good are built on the table first; each rewrites the rows once. Without --queries or --recorded rows
+    of the table are searched for, which is optimistic.
     """
     import mrl_pg.psycopg as mrl
+    from mrl_pg.psycopg.material import DEFAULT_SAMPLE
     from mrl_pg.queries import read_queries
     from mrl_pg.registry import known_model
 
     given: dict[str, Any] = {"kinds": kinds.split(",") if kinds else None, **options}
     given = {name: value for name, value in given.items() if value is not None}
+    if queries and recorded:
+        raise click.UsageError("Give the queries either by --queries or by --recorded.")
     asked = read_queries(queries) if queries else None
     with connected(dsn) as conn:
+        if recorded:
+            size = given.pop("sample", DEFAULT_SAMPLE)
+            asked = mrl.recorded_queries(conn, table, embedding=embedding, sample=size, seed=given["seed"])
         if asked and asked.texts:
             of_table = known_model(mrl.describe(conn, table), embedding)
             given["embedder"] = query_embedder(table, model or of_table, base_url=base_url, dimensions=dimensions)

@@ -111,6 +111,7 @@ class Explorer:
             p95_ms=found.p95_ms,
             rows=self._material.count,
             queries=found.queries,
+            source=self._material.source,
         )
 
     def _show(self, what: str, done: int) -> None:

@@ -117,10 +117,10 @@ def tune(
         before=lambda: _check_rights(conn, target, build=build, kinds=kinds, store=store),
     )
     notes = list(material.notes)
-    if queries is None:
+    if material.source == "rows":
         notes.append(
             "Where rows have near duplicates, real queries find far less with the same settings: before you rely on "
-            "the recall, measure it with real ones (--queries)."
+            "the recall, measure it with real ones (--queries, --recorded)."
         )
     if not material.whole and len(material.queries) > MAX_EXACT_SEARCHES:
         notes.append(
@@ -162,7 +162,7 @@ def tune(
         latency_ms=latency_ms,
         distance=material.distance,
         rows=material.count,
-        sampled=queries is None,
+        source=material.source,
         chosen_by=len(chosen),
         confirmed_by=len(others),
         points=tuple(points),

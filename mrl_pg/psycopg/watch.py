@@ -19,6 +19,7 @@ from mrl_pg.errors import EvaluationError, MrlError
 from mrl_pg.evaluate import Progress
 from mrl_pg.measure import Run, Truth, measured, own_distances, without_own
 from mrl_pg.psycopg.material import embedded
+from mrl_pg.psycopg.recorded import find_recorded, recorded_queries
 from mrl_pg.psycopg.run import compiled, execute
 from mrl_pg.psycopg.sample import embedding_column, read_sample
 from mrl_pg.psycopg.search import Result, describe, forget, search
@@ -39,6 +40,7 @@ def watch(
     target: TableName,
     queries: QueriesLike | None = None,
     *,
+    recorded: bool | None = None,
     embedder: TextFunction | None = None,
     sample: int = DEFAULT_REPLAYED,
     k: int = 10,
@@ -58,8 +60,10 @@ def watch(
     Whether the recall is under the floor is for the caller to see (``enough``).
 
     :param conn: a connection outside a transaction.
-    :param queries: embeddings (q, full_dims), queries of :mod:`mrl_pg.queries`, or the file of such. Rows of the table
-        if left out, each searched for without itself: that is optimistic, and reads the table once more.
+    :param queries: embeddings (q, full_dims), queries of :mod:`mrl_pg.queries`, or the file of such. If left out
+        those that searches without a filter have recorded, or where there are none rows of the table, each searched
+        for without itself: that is optimistic, and reads the table once more.
+    :param recorded: with True recorded queries and no others, with False rows though there are recorded ones.
     :param embedder: from :mod:`mrl_pg.embed`, or any function from texts to vectors, for queries that are texts.
     :param sample: replay so many queries, in random order; all where there are no more.
     :param prefix: prefix column to use; the oldest with a valid index if None.
@@ -87,6 +91,8 @@ def watch(
             f"{floor:g}. Leave them out for {DEFAULT_REPLAYED}, {DEFAULT_BUDGET:g} s and {DEFAULT_FLOOR:g}."
         )
     plan = search_plan(k=k, candidates=candidates, ef_search=ef_search)
+    if queries is not None and recorded:
+        raise EvaluationError("queries and recorded=True were given. Give one of them.")
     given = None if queries is None else sample_queries(as_queries(queries), sample, seed)
     with conn.transaction():
         forget(conn, target)
@@ -94,6 +100,10 @@ def watch(
         chosen = choose_prefix(known, prefix)
         if store:
             _check_may_store(conn)
+        if recorded:
+            given = recorded_queries(conn, target, embedding=chosen.embedding, sample=sample, seed=seed)
+        elif queries is None and recorded is None:
+            given = find_recorded(conn, known, chosen.embedding, sample=sample, seed=seed)
     asked = embedded(known, chosen.embedding, given, embedder, model)
     if asked is None:
         embeddings, own = _rows_as_queries(conn, known, chosen, sample, seed)
@@ -117,7 +127,7 @@ def watch(
         selectivity=1.0,
         seed=seed,
     )
-    result = Watched("rows" if asked is None else "queries", k, floor, len(embeddings), seconds, figures)
+    result = Watched(asked.source if asked else "rows", k, floor, len(embeddings), seconds, figures)
     with conn.transaction():
         name = statements.quoted(*split_name(target))
         for row in execute(conn, statements.last_recall(name, result.figures())):

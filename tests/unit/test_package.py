@@ -29,7 +29,7 @@ LAYERS = [
     ["footprint", "points", "turns", "views"],
     ["metrics"],
     ["registry", "vectors"],
-    ["install", "search", "basis"],
+    ["install", "search", "basis", "recording"],
     ["operating", "spec"],
     ["openai_sdk"],
     ["errors"],

@@ -28,7 +28,7 @@ from tests.conftest import vectors
 
 
 def point(prefix: str = "a", recall: float = 0.98, p50: float = 1.0, **others: Any) -> OperatingPoint:
-    made = OperatingPoint(prefix, 10, 100, 100, 0.98, recall, recall - 0.01, 1.0, p50, 2 * p50, 1000, 50)
+    made = OperatingPoint(prefix, 10, 100, 100, 0.98, recall, recall - 0.01, 1.0, p50, 2 * p50, 1000, 50, "queries")
     return replace(made, **others)
 
 
@@ -108,7 +108,11 @@ def test_choose_point() -> None:
     assert choose_point("t", points, ["a", "b"], k=10, recall=0.98) == points[1]
     assert choose_point("t", points, ["a"], k=3, recall=0.98) == points[0]
     assert choose_point("t", [point("b"), point("a")], ["a", "b"], k=10, recall=0.98).prefix == "a"
-    with pytest.raises(SearchError, match=r"at most 0.9800 for k = 10 by a, 0.9800 for k = 10 by b. Run: mrl-pg tune"):
+    points[1] = replace(points[1], source="rows")
+    measured = (
+        r"at most 0.9800 for k = 10 by a with queries, 0.9800 for k = 10 by b with rows as queries. Run: mrl-pg tune"
+    )
+    with pytest.raises(SearchError, match=measured):
         choose_point("t", points, ["a", "b"], k=10, recall=0.99)
 
 

@@ -1,0 +1,50 @@
+"""Which searches are recorded, and how their filters are written down."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from random import SystemRandom
+from typing import Any
+
+from mrl_pg.errors import SearchError
+
+# Neither seeded by the application nor copied into its forks.
+_random = SystemRandom()
+
+
+def draws(record: float, searches: int = 1) -> list[int]:
+    """Returns which of some searches are recorded, each with that probability.
+
+    :raises SearchError: for a probability that is none.
+    """
+    try:
+        probability = float(record)
+    except (TypeError, ValueError):
+        probability = math.nan
+    if not 0 <= probability <= 1:
+        raise SearchError(
+            f"record must be between 0 and 1, not {record!r}. It is the share of searches to record: "
+            "0.01 is one in a hundred."
+        )
+    return [n for n in range(searches) if _random.random() < probability]
+
+
+def recorded_filter(filter: Mapping[str, Any] | str | None) -> str | None:
+    """Returns a filter as JSON; None for none.
+
+    What JSON does not know (dates, uuids, decimals) becomes a string, which mrl.search() reads as its column's type.
+    """
+    return json.dumps(_as_json(filter)) if filter else None
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_as_json(part) for part in value]
+    # By the type itself: an enumeration may be a str or int too.
+    if value is None or type(value) in (bool, int) or (type(value) is float and math.isfinite(value)):
+        return value
+    return str(value).replace("\0", "")
