@@ -50,12 +50,9 @@ def recorded_queries(
         if found is None:
             values = {"target": _name(known), "embedding": embedding}
             ((count, under_filter),) = execute(conn, statements.COUNT_RECORDED, values)
-            there = (
-                f"{count:,} were recorded, {under_filter:,} of them under a filter" if count else "none was recorded"
-            )
             raise EvaluationError(
-                f"there is no recorded query of {embedding} of {known} to use: {there}. "
-                "Record some without a filter: search with record=0.01."
+                f"there is no recorded query of {embedding} of {known} to use: {count:,} recorded, {under_filter:,} of "
+                "them under a filter. Record some without one: search with record=0.01."
             )
     return found
 
