@@ -15,6 +15,8 @@ from mrl_pg.search import SearchPlan
 from mrl_pg.spec import Prefix
 from mrl_pg.vectors import VectorLike, query_vector, to_text
 
+_MAY_RECORD, _RECORD = compiled(statements.MAY_RECORD), compiled(statements.RECORD)
+
 
 def recording(
     target: TableName,
@@ -36,7 +38,7 @@ def recording(
         "model": plan.model or prefix.model,
     }
     try:
-        if (yield compiled(statements.MAY_RECORD), {})[0][0]:
-            yield compiled(statements.RECORD), values
+        if (yield _MAY_RECORD, {})[0][0]:
+            yield _RECORD, values
     except psycopg.Error:
         return
