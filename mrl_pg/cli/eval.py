@@ -114,8 +114,8 @@ def evaluate(
 
     Reads the embeddings, or a sample, and compares them all: what prefixes of each kind and length would find of the
     exact top k, alone and after a rerank, and what they would cost. Nothing is built or changed. Then searches through
-    the indexes there are, timed. Without --queries or --recorded rows of the table are searched
-    for, which is optimistic.
+    the indexes there are, timed. Without --queries or --recorded rows of the table are searched for, which is
+    optimistic.
     """
     import mrl_pg.psycopg as mrl
     from mrl_pg.psycopg.material import DEFAULT_SAMPLE

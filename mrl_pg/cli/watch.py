@@ -74,6 +74,8 @@ def watch(
     from mrl_pg.registry import choose_prefix
 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if file and given.get("recorded"):
+        raise click.UsageError("Give the queries either by --queries or by --recorded.")
     given |= {"model": model, "store": not no_store}
     asked = read_queries(file) if file else None
     with connected(dsn) as conn:

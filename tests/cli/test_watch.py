@@ -87,6 +87,7 @@ def test_recorded_queries(run: Run, indexed: Conn) -> None:
     assert "; 20 recorded queries, 10 candidates" in result.stdout
     assert result.stderr.endswith("mrl-pg eval papers --recorded\n")
     assert json.loads(run("watch", "papers", "--floor", "0", "--json").stdout)["source"] == "recorded"
+    assert run("watch", "papers", "--recorded", "--queries", __file__).exit_code == 2
     result = run("watch", "papers", "--no-recorded", "--sample", "20", "--floor", "0")
     assert "; 20 rows, each searched for without itself" in result.stdout
 
