@@ -46,6 +46,7 @@ def tune(
     queries: QueriesLike | None = None,
     *,
     recall: float,
+    also: Sequence[float] = (),
     k: int = 10,
     latency_ms: float | None = None,
     build: bool = False,
@@ -71,6 +72,7 @@ def tune(
     :param conn: a connection outside a transaction.
     :param queries: embeddings (q, full_dims), queries of :mod:`mrl_pg.queries`, or the file of such.
     :param recall: mean recall@k to reach, above 0 and at most 1.
+    :param also: other recalls to find and store settings for; the recommendation is for ``recall``.
     :param k: rows a search returns.
     :param latency_ms: what 95 % of the searches may take, the way there and back included; any time if left out.
     :param build: first compare all kinds and dims by an exact scan, and build the most promising prefixes on the table.
@@ -91,7 +93,8 @@ def tune(
     :raises SearchError: for a recall that cannot be, or a table that is not there.
     :raises MrlError: for want of a privilege, before anything is measured.
     """
-    recall = check_recall(recall)
+    recalls = [*map(check_recall, (recall, *also))]
+    recall = recalls[0]
     if rows < 1 or (latency_ms is not None and latency_ms <= 0):
         raise EvaluationError(f"rows and latency_ms must be above 0, not {rows} and {latency_ms}. Leave them out.")
     if wrong := [kind for kind in kinds if kind not in BUILT_KINDS]:
@@ -143,7 +146,7 @@ def tune(
         with clients_of(conn, 1) as (own,):
             explorer = Explorer(own, material, prefixes, k, on_progress)
             p50, p95 = explorer.exact(others)
-            points = explorer.points(chosen, others, recall)
+            points = explorer.points(chosen, others, recalls)
         best = choose_best(points, recall, latency_ms)
         enough = exact_is_enough(p50, p95, best, latency_ms)
         keep = None if best is None or enough else best.prefix

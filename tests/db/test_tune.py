@@ -246,6 +246,19 @@ def test_tune_measures_stores_and_search_uses_it(indexed: Conn) -> None:
     assert len(indexed.execute(POINTS).fetchall()) == again.stored
 
 
+def test_other_recalls_have_settings_of_their_own(docs: Conn) -> None:
+    index(docs, 8)
+    dear = mrl.tune(docs, "docs", ASKED[:40], recall=0.98)
+    found = mrl.tune(docs, "docs", ASKED[:40], recall=0.98, also=[0.6])
+    assert found.best is not None
+    assert (found.target_recall, found.best.recall >= 0.98) == (0.98, True)
+    assert {one.target_recall for one in found.points if one.recall >= 0.6} == {0.6, 0.98}
+    few = mrl.search(docs, "docs", ASKED[0], recall=0.6).requested
+    assert few < min(one.candidates for one in dear.points)
+    with pytest.raises(SearchError, match="recall must be above 0 and at most 1, not 60"):
+        mrl.tune(docs, "docs", ASKED, recall=0.98, also=[60])
+
+
 def test_nothing_reaches_it(docs: Conn) -> None:
     index(docs, 1)
     found = mrl.tune(docs, "docs", ASKED, recall=1)
