@@ -16,11 +16,12 @@ from mrl_pg.evaluate import evaluate as evaluate_arrays
 from mrl_pg.operating import OperatingPoint
 from mrl_pg.psycopg.explore import Explorer
 from mrl_pg.psycopg.material import DEFAULT_ROWS, Material, read_material
-from mrl_pg.psycopg.measure import MAX_EXACT_SEARCHES, OnProgress, clients_of
+from mrl_pg.psycopg.measure import MAX_EXACT_SEARCHES, OnProgress
 from mrl_pg.psycopg.prefixes import DEFAULT_LOCK_TIMEOUT
 from mrl_pg.psycopg.run import check_installed, execute
 from mrl_pg.psycopg.scaffold import Scaffold
 from mrl_pg.psycopg.search import describe, forget
+from mrl_pg.psycopg.session import clients_of, session_of
 from mrl_pg.queries import QueriesLike
 from mrl_pg.registry import TableName, known_model, split_name
 from mrl_pg.search import check_recall
@@ -143,7 +144,7 @@ def tune(
                 scaffold.add(one, model=model or known_model(material.known, embedding), seed=seed)
             scaffold.fill()
         prefixes = _indexed(conn, material, recall, build=build)
-        with clients_of(conn, 1) as (own,):
+        with clients_of(session_of(conn), 1) as (own,):
             explorer = Explorer(own, material, prefixes, k, on_progress)
             p50, p95 = explorer.exact(others)
             points = explorer.points(chosen, others, recalls)

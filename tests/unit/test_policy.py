@@ -25,7 +25,10 @@ def search(policy: by_load, seconds: float, times: int = 1) -> float:
 
 
 def test_a_hint_names_a_recall_or_a_policy() -> None:
-    policy = by_hint({"autocomplete": 0.9, "agent": lambda *, text, hint: 0.8 if text else 0.7}, default=0.95)
+    def agent(*, text: str | None = None, hint: str | None = None) -> float:
+        return 0.8 if text else 0.7
+
+    policy = by_hint({"autocomplete": 0.9, "agent": agent}, default=0.95)
     assert [policy(), policy(hint="autocomplete"), policy(text="a", hint="agent")] == [0.95, 0.9, 0.8]
     with pytest.raises(SearchError, match=r"hint 'Agent' is unknown\. Use one of: autocomplete, agent; or none\."):
         policy(hint="Agent")
@@ -108,4 +111,4 @@ def test_many_threads_may_tell() -> None:
 @pytest.mark.parametrize("wrong", [{"budget_ms": 0}, {"recalls": []}, {"window": 19}, {"room": 1}, {"recalls": [95]}])
 def test_bounds(wrong: dict[str, Any]) -> None:
     with pytest.raises(SearchError, match="must be"):
-        by_load(**{"budget_ms": 10, "recalls": [0.95]} | wrong)
+        by_load(**dict[str, Any](budget_ms=10, recalls=[0.95]) | wrong)
