@@ -239,24 +239,12 @@ def test_tune_measures_stores_and_search_uses_it(indexed: Conn) -> None:
     (told, *_) = sentences(found)
     assert "embedding_16" in told or "Exact search is the answer" in told
     # Again replaces what was stored.
-    again = mrl.tune(indexed, "docs", sample=50, recall=0.9)
+    again = mrl.tune(indexed, "docs", sample=50, recall=0.9, also=[0.5])
     assert again.sampled
+    assert all(one.target_recall == (0.9 if one.recall >= 0.9 else 0.5) for one in again.points)
     assert len(indexed.execute(POINTS).fetchall()) == again.stored
     assert mrl.tune(indexed, "docs", ASKED, recall=0.9, store=False).stored == 0
     assert len(indexed.execute(POINTS).fetchall()) == again.stored
-
-
-def test_other_recalls_have_settings_of_their_own(docs: Conn) -> None:
-    index(docs, 8)
-    dear = mrl.tune(docs, "docs", ASKED[:40], recall=0.98)
-    found = mrl.tune(docs, "docs", ASKED[:40], recall=0.98, also=[0.6])
-    assert found.best is not None
-    assert (found.target_recall, found.best.recall >= 0.98) == (0.98, True)
-    assert {one.target_recall for one in found.points if one.recall >= 0.6} == {0.6, 0.98}
-    few = mrl.search(docs, "docs", ASKED[0], recall=0.6).requested
-    assert few < min(one.candidates for one in dear.points)
-    with pytest.raises(SearchError, match="recall must be above 0 and at most 1, not 60"):
-        mrl.tune(docs, "docs", ASKED, recall=0.98, also=[60])
 
 
 def test_nothing_reaches_it(docs: Conn) -> None:
@@ -369,6 +357,8 @@ def test_bad_input(indexed: Conn) -> None:
         mrl.tune(indexed, "docs", ASKED[:1], recall=0.9)
     with pytest.raises(EvaluationError, match="kind 'random' cannot be built here"):
         mrl.tune(indexed, "docs", ASKED, recall=0.9, kinds=["random"])
+    with pytest.raises(SearchError, match="recall must be above 0 and at most 1, not 60"):
+        mrl.tune(indexed, "docs", ASKED, recall=0.9, also=[60])
     with pytest.raises(MrlError, match="expected 64"):
         mrl.tune(indexed, "docs", ASKED[:, :8], recall=0.9)
     with pytest.raises(SearchError, match="table nowhere does not exist"):

@@ -88,6 +88,8 @@ def test_what_is_confirmed() -> None:
     assert to_confirm(seen, missed, [0.98]) == [("a", Point(30, 40))]
     both = missed | {("a", Point(30, 40)): figures(30, 0.985, 3)}
     assert to_confirm(seen, both, [0.98]) == []
+    # Another recall has guesses of its own.
+    assert to_confirm(seen, both, [0.98, 0.6]) == [("a", Point(10, 40)), ("b", Point(10, 40))]
 
 
 def test_recommended() -> None:
