@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -103,12 +104,14 @@ def pareto(measured: Iterable[OperatingPoint]) -> list[OperatingPoint]:
 
 
 def to_confirm(
-    seen: Mapping[str, Mapping[Point, Figures]], confirmed: Mapping[tuple[str, Point], Figures], recall: float
+    seen: Mapping[str, Mapping[Point, Figures]],
+    confirmed: Mapping[tuple[str, Point], Figures],
+    recalls: Sequence[float],
 ) -> list[tuple[str, Point]]:
     """Returns what to measure with the other queries: first the Pareto set, then of each prefix its next best guess.
 
-    A guess is the cheapest point that reached the recall by the queries that chose, and has not missed it by those that
-    confirm. Nothing is left where each prefix has one that reached it both times, or no guess more.
+    A guess is the cheapest point that reached a recall by the queries that chose, and has not missed it by those that
+    confirm. Nothing is left where each prefix has one that reached it both times, or no guess more, for each recall.
     """
     if not confirmed:
         fastest = sorted(
@@ -121,7 +124,7 @@ def to_confirm(
                 best = one.recall
     else:
         front = []
-    for prefix, points in seen.items():
+    for (prefix, points), recall in product(seen.items(), recalls):
         good = sorted((one for one in points.values() if one.recall >= recall), key=lambda one: one.p50_ms)
         for one in good:
             again = confirmed.get((prefix, one.point))

@@ -43,6 +43,7 @@ Examples:
   mrl-pg eval documents --recorded --sample 1000
   mrl-pg eval documents --queries texts.jsonl --model text-embedding-3-large --qrels qrels.tsv
   mrl-pg eval documents --sample 200 --ef-search 40,100,200 --clients 4 --filter lang=en
+  mrl-pg eval documents --cold 'sudo systemctl restart postgresql'
   mrl-pg eval documents --recall 0.95 --report prefixes.html""",
 )
 @click.argument("table")
@@ -80,6 +81,11 @@ Examples:
     multiple=True,
     metavar="COLUMN=VALUE",
     help="Measure searches under a filter besides, as in mrl-pg search.",
+)
+@click.option(
+    "--cold",
+    metavar="COMMAND",
+    help="Empties caches: run in a shell here before the first 100 searches through each index, which are told apart.",
 )
 @click.option("--no-index", is_flag=True, help="Scan only: no searches through the indexes there are.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For the same sample of the same rows.")
@@ -138,6 +144,7 @@ def evaluate(
     asked = read_queries(queries) if queries else None
     with connected(dsn) as conn:
         known = mrl.describe(conn, table)
+        versions = server_versions(conn)  # now: --cold may end the connection
         if recorded:
             size = given.pop("sample", DEFAULT_SAMPLE)
             asked = mrl.recorded_queries(conn, table, embedding=embedding, sample=size, seed=given["seed"])
@@ -163,7 +170,6 @@ def evaluate(
                 )
         except KeyboardInterrupt:
             raise Stopped("Stopped. Nothing was changed; with fewer --rows or --dims it takes less time.") from None
-        versions = server_versions(conn)
     if csv_file:
         write_csv(csv_file, found)
     if report:

@@ -52,6 +52,8 @@ def print_evaluation(found: Evaluation, target: float) -> None:
         _print_relevance(found, candidates)
     if found.indexes:
         _print_indexes(found)
+    if found.cold:
+        _print_cold(found)
     click.echo()
     for sentence in sentences(found, target):
         click.echo(sentence)
@@ -190,6 +192,21 @@ def _print_indexes(found: Evaluation) -> None:
             for one in figures
         ]
         print_table(columns, rows, right=2, dense=True)
+
+
+def _print_cold(found: Evaluation) -> None:
+    warm = {(one.prefix, one.candidates, one.ef_search): one for one in reversed(found.indexes) if not one.filter}
+    click.echo(
+        f"\nThe first {found.cold[0].searches} searches after the caches were emptied, one client, in milliseconds;\n"
+        "the first of all looks up besides what a new connection needs:"
+    )
+    columns = ["prefix", "candidates", "ef_search", f"recall@{found.k}", "first", "p50", "p95", "warm p50", "warm p95"]
+    rows = []
+    for one in found.cold:
+        same = warm[one.prefix, one.candidates, one.ef_search]
+        times = (one.first_ms, one.p50_ms, one.p95_ms, same.p50_ms, same.p95_ms)
+        rows.append([one.prefix, one.candidates, one.ef_search, _figure(one.recall), *(f"{ms:.2f}" for ms in times)])
+    print_table(columns, rows, right=1, dense=True)
 
 
 def _figure(figure: Summary) -> str:

@@ -19,16 +19,30 @@ if TYPE_CHECKING:
     from mrl_pg.evaluate import Progress
 
 
+def read_recalls(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
+    """Returns numbers that are separated by commas."""
+    if value is None:
+        return None
+    try:
+        return [float(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not recalls separated by commas, such as 0.97,0.95.") from None
+
+
 @click.command(
     epilog="""\b
 Examples:
   mrl-pg tune documents --recall 0.98
   mrl-pg tune documents --recall 0.98 --recorded
+  mrl-pg tune documents --recall 0.99 --also 0.97,0.95
   mrl-pg tune documents --recall 0.95 --latency-ms 5 --queries queries.npz
   mrl-pg tune documents --recall 0.98 --build --kinds truncate,rotate --dims 128,256,512"""
 )
 @click.argument("table")
 @click.option("--recall", type=float, required=True, help="The mean recall@k to reach, above 0 and at most 1.")
+@click.option(
+    "--also", callback=read_recalls, help="Other recalls to store settings for, separated by commas: for policies."
+)
 @click.option("--k", type=int, help="Rows a search returns; 10 if left out.")
 @click.option("--latency-ms", type=float, help="What 95 % of the searches may take; any time if left out.")
 @click.option("--build", is_flag=True, help="Build the promising prefixes, and drop all but the recommended again.")

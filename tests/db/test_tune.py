@@ -242,8 +242,9 @@ def test_tune_measures_stores_and_search_uses_it(indexed: Conn) -> None:
     (told, *_) = sentences(found)
     assert "embedding_16" in told or "Exact search is the answer" in told
     # Again replaces what was stored.
-    again = mrl.tune(indexed, "docs", sample=50, recall=0.9)
+    again = mrl.tune(indexed, "docs", sample=50, recall=0.9, also=[0.5])
     assert again.source == "rows"
+    assert all(one.target_recall == (0.9 if one.recall >= 0.9 else 0.5) for one in again.points)
     assert len(indexed.execute(POINTS).fetchall()) == again.stored
     assert mrl.tune(indexed, "docs", ASKED, recall=0.9, store=False).stored == 0
     assert len(indexed.execute(POINTS).fetchall()) == again.stored
@@ -359,6 +360,8 @@ def test_bad_input(indexed: Conn) -> None:
         mrl.tune(indexed, "docs", ASKED[:1], recall=0.9)
     with pytest.raises(EvaluationError, match="kind 'random' cannot be built here"):
         mrl.tune(indexed, "docs", ASKED, recall=0.9, kinds=["random"])
+    with pytest.raises(SearchError, match="recall must be above 0 and at most 1, not 60"):
+        mrl.tune(indexed, "docs", ASKED, recall=0.9, also=[60])
     with pytest.raises(MrlError, match="expected 64"):
         mrl.tune(indexed, "docs", ASKED[:, :8], recall=0.9)
     with pytest.raises(SearchError, match="table nowhere does not exist"):

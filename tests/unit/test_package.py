@@ -29,6 +29,7 @@ LAYERS = [
     ["footprint", "points", "turns", "views"],
     ["metrics"],
     ["registry", "vectors"],
+    ["policy"],
     ["install", "search", "basis", "recording"],
     ["operating", "spec"],
     ["openai_sdk"],

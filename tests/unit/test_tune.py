@@ -81,13 +81,15 @@ def test_what_is_confirmed() -> None:
     a = {Point(n, 40): figures(n, recall, p50) for n, recall, p50 in [(10, 0.8, 1), (20, 0.98, 2), (30, 0.99, 3)]}
     b = {Point(10, 40): figures(10, 0.7, 5)}
     seen = {"a": a, "b": b}
-    first = to_confirm(seen, {}, 0.98)
+    first = to_confirm(seen, {}, [0.98])
     assert first == [("a", Point(10, 40)), ("a", Point(20, 40)), ("a", Point(30, 40))]
     # It was lucky: the next one, which is known already.
     missed = {("a", Point(20, 40)): figures(20, 0.97, 2)}
-    assert to_confirm(seen, missed, 0.98) == [("a", Point(30, 40))]
+    assert to_confirm(seen, missed, [0.98]) == [("a", Point(30, 40))]
     both = missed | {("a", Point(30, 40)): figures(30, 0.985, 3)}
-    assert to_confirm(seen, both, 0.98) == []
+    assert to_confirm(seen, both, [0.98]) == []
+    # Another recall has guesses of its own.
+    assert to_confirm(seen, both, [0.98, 0.6]) == [("a", Point(10, 40)), ("b", Point(10, 40))]
 
 
 def test_recommended() -> None:
