@@ -133,6 +133,11 @@ class Report:
         return int(self.environment["data"]["rows"])
 
     @property
+    def k(self) -> int:
+        """How many rows a search returned."""
+        return int(self.environment["data"]["k"])
+
+    @property
     def runs(self) -> list[Report]:
         """What was measured with each number of rows, the fewest first."""
         return [*(self.growth.smaller if self.growth else []), replace(self, growth=None)]
