@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from mrl_pg.bench.report import BASELINE, Chosen, Report
 from mrl_pg.points import Figures
-from mrl_pg.report.units import count, duration, listed, size, with_interval
+from mrl_pg.report.units import count, duration, size, with_interval
+
+# Latencies nearer than this are much the same.
+_ABOUT_AS_FAST = 1.05
 
 
 def sentences(report: Report) -> list[str]:
@@ -21,19 +24,12 @@ def sentences(report: Report) -> list[str]:
     return [sentence for sentence in said if sentence]
 
 
-def notes(report: Report) -> list[str]:
-    """Returns what a reader must know to read the figures."""
+def caveats(report: Report) -> list[str]:
+    """Returns what limits the figures."""
     said = [
-        "Each line is the setting (candidates/ef_search) with the lowest p50 among those tried that reach the recall, "
-        "measured again. ± is half the 95 % bootstrap interval of the recall, QPS the queries/s of one client and of "
-        f"several, ×{BASELINE} what they are over the baseline's. Recipes run under settings made beforehand; mrl-pg "
-        "is called as mrl_pg.psycopg.search, which sends its own.",
-        "fill s is for adding and backfilling a column; an index on an expression has none. inserts/s is one INSERT of "
-        "up to 1,000 rows into a table of up to 10,000 with that index alone. The table that is searched holds the "
-        "columns of all methods, so its rows are wider than with one.",
+        "Recipes run under settings made beforehand; mrl-pg is called as mrl_pg.psycopg.search, which sends its own. "
+        "The table that is searched holds the columns of all methods, so its rows are wider than with one.",
     ]
-    if report.short_memory is not None:
-        said.append("cold ms is the mean of the first 20 queries after the start of the server, at their recall.")
     if report.growth is not None:
         said.append(
             "An exponent b says that a figure grew as rows ^ b: least squares on the logarithms, a line through both "
@@ -41,8 +37,6 @@ def notes(report: Report) -> list[str]:
             "recall was reached. This describes the rows that were measured, and promises nothing beyond."
         )
     said += [scarce for run in report.runs if (scarce := _scarce(run))]
-    if any(not one.reached for run in report.runs for one in run.chosen):
-        said.append("* does not reach the recall with any setting tried; this is the best it does.")
     if left := [
         f"{one.name} ({one.without_index} of {len(one.points)})" for one in report.methods if one.without_index
     ]:
@@ -66,9 +60,16 @@ def _fastest(report: Report, target: float) -> str:
     found = _first(report.chosen, target)
     if not found:
         return f"Nothing tried reaches recall@{report.k} of {target:g}."
+    near = [
+        one
+        for one in report.chosen
+        if one.reached and one.target == target and one is not found
+        if one.figures.p50_ms <= _ABOUT_AS_FAST * found.figures.p50_ms
+    ]
+    told = any(one.method == BASELINE for one in near)
     return (
-        f"For recall@{report.k} of {target:g}, {found.method} is the fastest: {_what(found.figures)}, "
-        f"{found.figures.qps:,.0f} searches/s by one client{_beside(report.chosen, found)}."
+        f"For recall@{report.k} of {target:g}, {found.method} is the fastest: {_what(found.figures)}"
+        f"{'' if told else _beside(report.chosen, found)}.{f' About as fast: {_each(near)}.' if near else ''}"
     )
 
 
@@ -85,15 +86,15 @@ def _smallest(report: Report, target: float) -> str:
         f"built in {duration(least.build_seconds or 0)}, with {_what(reached[least.name])}"
     )
     if baseline and baseline.index_bytes and baseline.build_seconds:
-        said += f"; that of {BASELINE} takes {size(baseline.index_bytes)} and {duration(baseline.build_seconds)}"
+        took = duration(baseline.build_seconds)
+        said += f"; that of the baseline {BASELINE} takes {size(baseline.index_bytes)} and {took}"
     return f"{said}."
 
 
 def _missed(report: Report) -> str:
     last = max(report.environment["targets"])
     missed = [one for one in report.chosen if one.target == last and not one.reached]
-    names = listed([f"{one.method} ({_recall(one.figures)})" for one in missed])
-    return f"{last:g} is not reached by {names} with any setting tried." if missed else ""
+    return f"No setting tried reaches {last:g} with these, whose best is: {_each(missed)}." if missed else ""
 
 
 def _short_memory(report: Report, target: float) -> str:
@@ -103,7 +104,7 @@ def _short_memory(report: Report, target: float) -> str:
         return ""
     return (
         f"With {buffers} of buffers and no page cache the fastest of the settings for {target:g} is {found.method}: "
-        f"{_what(found.figures)}, {found.figures.qps:,.1f} searches/s{_beside(chosen, found)}."
+        f"{_what(found.figures)}{_beside(chosen, found)}."
     )
 
 
@@ -140,16 +141,16 @@ def _first(chosen: Sequence[Chosen], target: float) -> Chosen | None:
 
 
 def _beside(chosen: Sequence[Chosen], found: Chosen) -> str:
-    """What that is over the baseline."""
+    """The baseline beside it."""
     baseline = next((one for one in chosen if one.method == BASELINE and one.target == found.target), None)
-    if not baseline or not found.times or baseline is found:
+    if not baseline or not baseline.reached or baseline is found:
         return ""
-    return f", {found.times:.2f} times {BASELINE} ({_what(baseline.figures)})"
+    return f"; the baseline {BASELINE}: {_what(baseline.figures)}"
 
 
 def _what(found: Figures) -> str:
-    return f"recall {_recall(found)} at a median of {found.p50_ms:.2f} ms"
+    return f"recall {with_interval(found.recall, found.low, found.high)} at a median of {found.p50_ms:.2f} ms"
 
 
-def _recall(found: Figures) -> str:
-    return with_interval(found.recall, found.low, found.high)
+def _each(chosen: Sequence[Chosen]) -> str:
+    return "; ".join(f"{one.method}, {_what(one.figures)}" for one in chosen)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def print_report(report: Report) -> None:
     """Prints tables of what was chosen, of the most rows and how it grows, and what a reader must know."""
-    from mrl_pg.bench.words import notes
+    from mrl_pg.bench.words import caveats
 
     told = report.environment
     versions, data = told["versions"], told["data"]
@@ -36,9 +36,9 @@ def print_report(report: Report) -> None:
             )
             _print_chosen([one for one in report.short_memory if one.target == target], told["clients"])
     if report.growth is not None:
-        click.echo("\nGrowth\n")
+        click.echo(f"\nGrowth from {report.runs[0].rows:,} to {report.rows:,} rows\n")
         _print_growth(report)
-    for note in notes(report):
+    for note in [*_notes(report), *caveats(report)]:
         click.echo(f"\n{note}")
 
 
@@ -128,6 +128,24 @@ def _recall(one: Chosen) -> str:
 
 def _point(one: Chosen) -> str | None:
     return None if one.method == "exact" else f"{one.figures.candidates}/{one.figures.ef_search}"
+
+
+def _notes(report: Report) -> list[str]:
+    """What a reader must know to read the tables."""
+    from mrl_pg.bench.report import BASELINE
+
+    said = [
+        "Each line is the setting (candidates/ef_search) with the lowest p50 among those tried that reach the recall, "
+        "measured again. ± is half the 95 % bootstrap interval of the recall, QPS the queries/s of one client and of "
+        f"several, ×{BASELINE} what they are over the baseline's.",
+        "fill s is for adding and backfilling a column; an index on an expression has none. inserts/s is one INSERT of "
+        "up to 1,000 rows into a table of up to 10,000 with that index alone.",
+    ]
+    if report.short_memory is not None:
+        said.append("cold ms is the mean of the first 20 queries after the start of the server, at their recall.")
+    if any(not one.reached for run in report.runs for one in run.chosen):
+        said.append("* does not reach the recall with any setting tried; this is the best it does.")
+    return said
 
 
 def _rate(value: float | None) -> str | None:

@@ -10,7 +10,7 @@ from mrl_pg.bench.page.growth import growth
 from mrl_pg.bench.page.latency import every_setting, recall_by_latency
 from mrl_pg.bench.page.methods import indexes, searches, short_memory
 from mrl_pg.bench.report import Report, ShortMemory
-from mrl_pg.bench.words import notes, sentences
+from mrl_pg.bench.words import caveats, sentences
 from mrl_pg.metrics import RESAMPLES
 from mrl_pg.points import Figures
 from mrl_pg.report.chart import Figure, Table
@@ -61,7 +61,7 @@ def _subtitle(report: Report) -> str:
 def _words(report: Report) -> Section:
     first, *others = sentences(report)
     said = [tag("p", first, class_="verdict"), *(tag("p", one) for one in others)]
-    return Section("words", "In words", (*said, *(tag("p", one, class_="soft") for one in notes(report))))
+    return Section("words", "In words", (*said, *(tag("p", one, class_="soft") for one in caveats(report))))
 
 
 def _methods(report: Report) -> Section:

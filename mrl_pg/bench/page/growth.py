@@ -47,7 +47,7 @@ def _figure(report: Report, group: Group) -> Figure:
             return tuple(Mark(rows, one.figures.p50_ms, _tip(rows, one, k, grows)) for rows, one in found[name])
 
         y = log_axis("p50, ms", known, MS_UNITS, milliseconds)
-        return Chart(f"Latency at recall@{k} ≥ {target:g}", x, y, _series(group, marks))
+        return Chart(f"p50, recall ≥ {target:g}", x, y, _series(group, marks))
 
     def costs(title: str, y_name: str, figure: str, units: Sequence[float], label: Callable[[float], str]) -> Chart:
         def value(one: MethodReport) -> float:

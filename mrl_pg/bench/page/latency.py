@@ -28,7 +28,7 @@ def every_setting(report: Report) -> Figure:
         series = [Series(f"{BASELINE}, the best of it", "frontier", _marks(BASELINE, baseline, k), dots=False)]
         series = series if one.name != BASELINE and baseline else []
         series.append(Series("setting tried", "truncate", _marks(one.name, one.points, k), line=False))
-        return Chart(one.name, x, y, (*series, _picked(report, [one.name])), _rules(report))
+        return Chart(one.name, x, y, (*series, _picked(report, [one.name])), _rules(report, ""))
 
     rows: list[tuple[Cell, ...]] = [
         (one.name, *_cells(one.name, point, "Pareto set" if point in best else ""))
@@ -95,8 +95,8 @@ def _picked(report: Report, methods: Container[str]) -> Series:
     return Series("cheapest for a target", "pick", tuple(marks), line=False)
 
 
-def _rules(report: Report) -> tuple[Rule, ...]:
-    return tuple(Rule(f"target {target:g}", target) for target in report.environment["targets"])
+def _rules(report: Report, name: str = "target ") -> tuple[Rule, ...]:
+    return tuple(Rule(f"{name}{target:g}", target) for target in report.environment["targets"])
 
 
 def _cells(method: str, found: Figures, choice: str) -> tuple[Cell, ...]:
