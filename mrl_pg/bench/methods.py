@@ -25,8 +25,8 @@ TABLE = "documents"
 # What k × 8 candidates come to in the function recipe.
 _FUNCTION_FACTOR = 8
 _DEFAULT_EF_SEARCH = 40
-_CANDIDATES = (15, 20, 30, 40, 60, 80, 120, 200, 400)
-_EF_SEARCH = (20, 30, 40, 60, 80, 100, 130, 160, 200, 250, 300, 400, 600)
+_CANDIDATES = (15, 20, 25, 30, 40, 60, 80, 120, 200, 400)
+_EF_SEARCH = (20, 30, 40, 50, 60, 70, 80, 90, 100, 115, 130, 145, 160, 180, 200, 225, 250, 300, 350, 400, 500, 600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        """What it is called: half, truncate-256, rotate-256+ef128, subvector-512@40."""
+        """What it is called: half, truncate-256, rotate-256+ef200, subvector-512@40."""
         dims = "" if self.kind in _WHOLE else f"-{self.dims}"
         care = "" if self.ef_construction == DEFAULT_EF_CONSTRUCTION else f"+ef{self.ef_construction}"
         return f"{self.kind}{dims}{care}{f'@{_DEFAULT_EF_SEARCH}' if self.as_copied else ''}"
@@ -186,7 +186,7 @@ def default_methods(full_dims: int) -> list[Method]:
     names = [
         *("exact", "half", f"subvector-{longer}@40", f"subvector-{longer}", f"function-{longer}@40"),
         *(f"function-{longer}", "quantize", f"truncate-{medium}", f"truncate-{longer}"),
-        *(f"rotate-{short}", f"rotate-{medium}", f"rotate-{medium}+ef128", f"binary-{full_dims}"),
+        *(f"rotate-{short}", f"rotate-{medium}", f"rotate-{medium}+ef200", f"binary-{full_dims}"),
     ]
     return [method for method in (_parsed(name, full_dims) for name in names) if method.dims <= _max_dims(method)]
 
@@ -297,7 +297,7 @@ def _parsed(name: str, full_dims: int) -> Method:
         names = [*_WHOLE, *(f"{kind}-DIMS" for kind in (*_RECIPES, *_ADD) if kind not in _WHOLE)]
         raise MrlError(
             f"unknown method {name!r}. Write one of {', '.join(names)}; @40 after a recipe leaves it the default "
-            "ef_search, as in subvector-512@40, and +ef128 after a prefix gives its index that ef_construction."
+            "ef_search, as in subvector-512@40, and +ef200 after a prefix gives its index that ef_construction."
         )
     care = DEFAULT_EF_CONSTRUCTION if ef_construction is None else int(ef_construction)
     return Method(kind, full_dims, full_dims if dims is None else int(dims), bool(as_copied), care)

@@ -59,7 +59,7 @@ Examples:
     "names",
     multiple=True,
     help="What to compare: exact, half, quantize, or subvector, function, truncate, rotate and binary with their dims, "
-    "such as rotate-256 (or rotate-256+ef128, its ef_construction). Repeat it for several; all of them if left out.",
+    "such as rotate-256 (or rotate-256+ef200, its ef_construction). Repeat it for several; all of them if left out.",
 )
 @click.option(
     "--recall",

@@ -152,14 +152,15 @@ def search_many(
 def joined(found: sa.CTE, key: Key, columns: Sequence[Any], source: Any) -> sa.Select[Any]:
     """Returns the columns of the rows found and their ``distance``, nearest first.
 
-    Candidates carry only the key and the embedding; the k rows that are left join back to their table.
+    Candidates carry only the key and the embedding; the k rows that are left join back to their table, unless nothing
+    but their keys is asked for.
     """
-    on = sa.and_(*(column == _of(found, column) for column in key))
-    return (
-        sa.select(*columns, found.c.mrl_distance.label("distance"))
-        .join_from(source, found, on)
-        .order_by(found.c.mrl_distance, *(_of(found, column) for column in key))
-    )
+    keys = [_of(found, column) for column in key]
+    selected = sa.select(*columns, found.c.mrl_distance.label("distance")).order_by(found.c.mrl_distance, *keys)
+    if not columns:
+        return selected
+    on = sa.and_(*(column == found_key for column, found_key in zip(key, keys, strict=True)))
+    return selected.join_from(source, found, on)
 
 
 def filter_conditions(target: Target, table: sa.FromClause, shape: FilterShape) -> list[ColumnElement[bool]]:

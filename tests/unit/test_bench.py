@@ -266,7 +266,7 @@ def test_methods_by_name() -> None:
     names = [method.name for method in default_methods(1536)]
     assert names == [
         "exact", "half", "subvector-512@40", "subvector-512", "function-512@40", "function-512", "quantize",
-        "truncate-256", "truncate-512", "rotate-128", "rotate-256", "rotate-256+ef128", "binary-1536",
+        "truncate-256", "truncate-512", "rotate-128", "rotate-256", "rotate-256+ef200", "binary-1536",
     ]  # fmt: skip
     assert [parse_method(name, 1536).name for name in names] == names
     assert all(method.about for method in default_methods(1536))
