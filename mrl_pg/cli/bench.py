@@ -119,7 +119,7 @@ def bench(
 
     Starts a local PostgreSQL, loads vectors, builds every index, and looks for the cheapest settings with which each
     way reaches a recall. Nothing stays behind. At 300,000 rows with 1,536 dims this takes about half an hour, and 12 GB
-    of disk; TMPDIR says where.
+    of disk; TMPDIR says where. With several --rows each has a server of its own, one after the other.
     """
     if path is None and label is not None:
         raise click.UsageError("--label is for --data; simulated vectors are called that.")

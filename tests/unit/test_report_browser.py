@@ -182,7 +182,7 @@ def test_without_scripts_the_charts_are_there(browser: Browser, report: Path) ->
 
 def test_a_benchmark_fits_a_phone_in_the_dark(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "bench.html"
-    methods = ("exact", "half", "subvector-512@40", "rotate-256+ef128", "truncate-256")
+    methods = ("exact", "half", "subvector-512@40", "rotate-256+ef200", "truncate-256")
     path.write_text(bench_html(grown((10_000, 100_000, 1_000_000), methods)), encoding="utf-8")
     seen = opened(browser, path, PHONE, "dark")
     page = seen.page
