@@ -178,7 +178,7 @@ def test_settings_say_what_it_takes_to_repeat_it() -> None:
         "mrl-pg bench --rows=10000 --rows=100000 --rows=1000000 --data=FILE.npz '--label=made up' --method=exact",
         "--recall=0.9 --recall=0.98 --clients=2 --short-memory --buffers=40MB",
         *("18.4", "0.8.5", "256MB", "fsync", "shared_buffers, little memory", "40MB", "24 GB of memory"),
-        *("76.3 MB (10,000 rows), 763 MB (100,000 rows), 7.5 GB (1,000,000 rows)", "2,000 resamples"),
+        *("76.3 MB (10,000 rows), 763 MB (100,000 rows), 7.5 GB (1,000,000 rows)", "percentile bootstrap"),
     ):
         assert shown in text
 
