@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,20 @@ _ENOUGH_QUERIES, _CLEAR = 100, 3.0
 _TOO_MUCH = 1.5
 
 
+class Measured(Protocol):
+    """Whatever was measured at a point."""
+
+    @property
+    def recall(self) -> float:
+        """Mean recall@k over the queries."""
+
+    @property
+    def p50_ms(self) -> float:
+        """Median latency."""
+
+
 One = TypeVar("One", bound=Hashable)
+OneMeasured = TypeVar("OneMeasured", bound=Measured)
 
 
 class Point(NamedTuple):
@@ -125,6 +138,17 @@ def cheapest(measured: Sequence[Figures], target: float) -> Figures | None:
 def best(measured: Sequence[Figures]) -> Figures:
     """Returns the figures with the highest recall, the cheapest of them."""
     return max(measured, key=lambda one: (one.recall, -one.p50_ms))
+
+
+def pareto(measured: Iterable[OneMeasured]) -> list[OneMeasured]:
+    """Returns the points than which none is both as fast and better, the fastest first."""
+    best = -1.0
+    found = []
+    for one in sorted(measured, key=lambda one: (one.p50_ms, -one.recall)):
+        if one.recall > best:
+            found.append(one)
+            best = one.recall
+    return found
 
 
 def ratio(value: float | None, other: float | None) -> float | None:

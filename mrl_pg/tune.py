@@ -12,7 +12,7 @@ import numpy as np
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.evaluation import Point as Scanned
 from mrl_pg.operating import SOURCES, OperatingPoint, Source
-from mrl_pg.points import Figures, Grid, Point
+from mrl_pg.points import Figures, Grid, Point, pareto
 from mrl_pg.search import MAX_EF_SEARCH
 from mrl_pg.spec import Distance, Prefix
 from mrl_pg.views import Rows
@@ -90,17 +90,6 @@ def promising(evaluation: Evaluation, recall: float, there: Collection[tuple[str
 def _projected(point: Scanned, candidates: int) -> float:
     by_index = max(candidates, _USUAL_EF_SEARCH) * (1 + _COST_PER_BYTE * point.footprint.column_bytes)
     return by_index + candidates
-
-
-def pareto(measured: Iterable[OperatingPoint]) -> list[OperatingPoint]:
-    """Returns the points than which none is both as fast and better, the fastest first."""
-    best = -1.0
-    found = []
-    for one in sorted(measured, key=lambda one: (one.p50_ms, -one.recall)):
-        if one.recall > best:
-            found.append(one)
-            best = one.recall
-    return found
 
 
 def to_confirm(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any, NamedTuple
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -51,34 +51,32 @@ def read(path: Path, rows: int | None = None, *, label: str | None = None) -> Da
     :raises MrlError: where the file holds something else, or fewer rows.
     """
     try:
-        with np.load(path) as arrays:
-            corpus, queries = arrays["corpus"], arrays["queries"]
-    except (KeyError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
-        # TypeError: a .npy file, whose array is no context manager.
+        with ZipFile(path) as archive:
+            corpus, queries = (_header(archive, name) for name in ("corpus", "queries"))
+    except (KeyError, ValueError, EOFError, BadZipFile) as error:
         raise MrlError(
             f"{path} does not hold the arrays corpus and queries ({error}). "
             "Write it with: numpy.savez(path, corpus=corpus, queries=queries)"
         ) from error
-    for name, array in (("corpus", corpus), ("queries", queries)):
-        if array.ndim != 2 or not array.size or array.dtype.kind != "f":
+    for array in (corpus, queries):
+        if len(array.shape) != 2 or 0 in array.shape or array.dtype.kind != "f":
             raise MrlError(
-                f"{name} in {path} is {array.dtype} of shape {array.shape}, not vectors. "
-                f"Store floats of shape (rows, dims) as {name}."
+                f"{array.name} in {path} is {array.dtype} of shape {array.shape}, not vectors. "
+                f"Store floats of shape (rows, dims) as {array.name}."
             )
-    if corpus.shape[1] != queries.shape[1]:
-        raise DimensionError(corpus.shape[1], queries.shape[1])
-    if len(queries) < MIN_QUERIES:
-        raise MrlError(f"{path} has {len(queries)} queries, which tell little. Store at least {MIN_QUERIES}.")
-    if rows is not None and rows > len(corpus):
-        raise MrlError(f"{path} has {len(corpus):,} rows, not {rows:,}. Pass --rows {len(corpus)} or fewer.")
-    corpus = corpus[:rows]
+    (stored, dims), (asked, query_dims) = corpus.shape, queries.shape
+    if dims != query_dims:
+        raise DimensionError(dims, query_dims)
+    if asked < MIN_QUERIES:
+        raise MrlError(f"{path} has {asked} queries, which tell little. Store at least {MIN_QUERIES}.")
+    if rows is not None and rows > stored:
+        raise MrlError(f"{path} has {stored:,} rows, not {rows:,}. Pass --rows {stored} or fewer.")
+    taken = stored if rows is None else rows
 
     def blocks() -> Iterator[FloatArray]:
-        for first in range(0, len(corpus), BLOCK_ROWS):
-            yield _checked(corpus[first : first + BLOCK_ROWS], "corpus", first)
+        return _read(path, corpus, taken)
 
-    queries = _checked(queries[:MAX_QUERIES], "queries", 0)
-    return Data(label or path.name, len(corpus), corpus.shape[1], queries, blocks)
+    return Data(label or path.name, taken, dims, next(_read(path, queries, min(asked, MAX_QUERIES))), blocks)
 
 
 def simulate(rows: int = DEFAULT_ROWS, dims: int = DEFAULT_DIMS, *, seed: int = 0) -> Data:
@@ -122,6 +120,46 @@ def _shape(dims: int, seed: int) -> tuple[FloatArray, FloatArray]:
 
 def _unit(vectors: Any) -> Any:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class _Header(NamedTuple):
+    """What an array in a .npz file is."""
+
+    name: str
+    shape: tuple[int, ...]
+    by_columns: bool
+    dtype: np.dtype[Any]
+
+
+def _header(archive: ZipFile, name: str) -> _Header:
+    with archive.open(f"{name}.npy") as stream:
+        return _Header(name, *_described(stream))
+
+
+def _described(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What the header says, up to whose end this reads: the shape, whether columns come first, the type."""
+    first = np.lib.format.read_magic(stream) == (1, 0)
+    read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    described: tuple[tuple[int, ...], bool, np.dtype[Any]] = read_header(stream)
+    return described
+
+
+def _read(path: Path, array: _Header, rows: int) -> Iterator[FloatArray]:
+    """The first rows of an array in a .npz file, a block at a time: a million of 1536 dims are 6 GB."""
+    starts = range(0, rows, BLOCK_ROWS)
+    if array.by_columns:
+        with np.load(path) as arrays:
+            whole = arrays[array.name]
+        for first in starts:
+            yield _checked(whole[first : min(first + BLOCK_ROWS, rows)], array.name, first)
+        return
+    dims = array.shape[1]
+    with ZipFile(path) as archive, archive.open(f"{array.name}.npy") as stream:
+        _described(stream)
+        for first in starts:
+            n = min(BLOCK_ROWS, rows - first)
+            block = np.frombuffer(stream.read(n * dims * array.dtype.itemsize), array.dtype)
+            yield _checked(block.reshape(n, dims), array.name, first)
 
 
 def _checked(vectors: Any, name: str, first: int) -> FloatArray:

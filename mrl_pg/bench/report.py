@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from mrl_pg.errors import MrlError
 from mrl_pg.points import Figures, ratio
 
 BASELINE = "half"
@@ -72,17 +73,108 @@ class ShortMemory(Chosen):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """A power law: y = factor · rows ^ exponent.
+
+    :ivar error: standard error of the exponent; None with two points, through which the curve goes.
+    :ivar points: how many numbers of rows it was fitted to.
+    """
+
+    factor: float
+    exponent: float
+    error: float | None
+    points: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    """How one figure of a method grows with the rows.
+
+    :ivar figure: ``p50_ms``, ``index_bytes`` or ``build_seconds``.
+    :ivar target: that of a latency; None for what is the same for all targets.
+    :ivar law: None where fewer than two numbers of rows have the figure, or reach the target.
+    """
+
+    method: str
+    figure: str
+    target: float | None
+    law: Law | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """How a benchmark goes on with more and more rows.
+
+    :ivar smaller: what was measured with fewer rows than in the report that holds this, the fewest first.
+    """
+
+    smaller: list[Report]
+    laws: list[Grown]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The whole of a benchmark.
 
     :ivar environment: versions, machine, data and settings: what it takes to repeat it.
     :ivar short_memory: None where it was not asked for.
+    :ivar growth: None where one number of rows was measured; otherwise the other figures are those of the most rows.
     """
 
     environment: dict[str, Any]
     methods: list[MethodReport]
     chosen: list[Chosen]
     short_memory: list[ShortMemory] | None
+    growth: Growth | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows were searched."""
+        return int(self.environment["data"]["rows"])
+
+    @property
+    def k(self) -> int:
+        """How many rows a search returned."""
+        return int(self.environment["data"]["k"])
+
+    @property
+    def runs(self) -> list[Report]:
+        """What was measured with each number of rows, the fewest first."""
+        return [*(self.growth.smaller if self.growth else []), replace(self, growth=None)]
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Report:
+        """Returns the report that was written as JSON.
+
+        :raises MrlError: where it is something else.
+        """
+        try:
+            return cls._read(told)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise MrlError(
+                f"these are not the figures of a benchmark ({error}). Write them with: mrl-pg bench --out"
+            ) from error
+
+    @classmethod
+    def _read(cls, told: Mapping[str, Any]) -> Report:
+        growth, short = told.get("growth"), told["short_memory"]
+        return cls(
+            environment=told["environment"],
+            methods=[
+                MethodReport(**{**one, "points": [Figures(**p) for p in one["points"]]}) for one in told["methods"]
+            ],
+            chosen=[Chosen(**_with_figures(one)) for one in told["chosen"]],
+            short_memory=None if short is None else [ShortMemory(**_with_figures(one)) for one in short],
+            growth=growth
+            and Growth(
+                smaller=[cls._read(one) for one in growth["smaller"]],
+                laws=[Grown(**{**one, "law": one["law"] and Law(**one["law"])}) for one in growth["laws"]],
+            ),
+        )
+
+
+def _with_figures(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {**told, "figures": Figures(**told["figures"])}
 
 
 Found = TypeVar("Found", bound=Chosen)

@@ -7,7 +7,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from mrl_pg import __version__, embedded
 from mrl_pg.bench.build import Doing, build_all, insert_rates, load
 from mrl_pg.bench.data import Data
 from mrl_pg.bench.explore import Explored, choose, confirm, connected, explore
-from mrl_pg.bench.methods import Built, K, Method
+from mrl_pg.bench.growth import growth
+from mrl_pg.bench.methods import TABLE, Built, K, Method
 from mrl_pg.bench.report import BASELINE, MethodReport, Report
 from mrl_pg.bench.server import check_space, memory, settings, with_short_memory
 from mrl_pg.bench.short_memory import measure_short
@@ -48,15 +50,7 @@ def bench(
     :param doing: told what begins.
     :raises MrlError: for too little data, or such as cannot be searched; a disk that is too small; no server.
     """
-    if data.rows < K:
-        raise MrlError(f"{data.rows} rows are fewer than k = {K}: there is nothing to be missed. Pass more --rows.")
-    for method in methods:
-        if method.kind == "rotate" and data.rows < 2 * method.dims:
-            raise MrlError(
-                f"{data.rows:,} rows are too few for {method.name}, which is learnt from them. "
-                f"Pass --rows {2 * method.dims} or more, or each --method that you want."
-            )
-    embedded.bin_dir()  # raises where the server is not installed
+    _check(data, methods)
     begun = time.monotonic()
     targets = sorted(set(targets))
     client_count = client_count or cpus()
@@ -64,8 +58,7 @@ def bench(
     scarce = with_short_memory(ample, short_buffers) if short_buffers else None
     directory = Path(tempfile.mkdtemp(prefix="mrl-pg-bench-"))
     try:
-        check_space(directory, data.rows, data.dims)
-        doing("Starting", "PostgreSQL")
+        doing("Starting", f"PostgreSQL for {data.rows:,} rows")
         if scarce:
             # A setting that this machine refuses shows now and not at the end.
             with embedded.server(directory, settings=scarce):
@@ -78,6 +71,7 @@ def bench(
                 truth = load(conn, data)
                 built = build_all(conn, methods, doing)
                 inserts = insert_rates(conn, built, data, doing)
+                ((table_bytes,),) = conn.execute("SELECT pg_table_size(%s::regclass)", (TABLE,))
                 conn.execute("CHECKPOINT")  # now, so that it does not run beside the searches
             explored, without_index = explore(dsn, built, data.queries, truth, targets, doing)
             explored = confirm(dsn, explored, data.queries, truth, targets, doing)
@@ -89,6 +83,8 @@ def bench(
         "versions": versions,
         "machine": _machine(),
         "data": {"label": data.label, "rows": data.rows, "dims": data.dims, "queries": len(data.queries), "k": K},
+        # Methods may share an index.
+        "bytes": {"table": table_bytes, "indexes": sum({one.index: one.index_bytes or 0 for one in built}.values())},
         "targets": targets,
         "clients": client_count,
         "settings": ample,
@@ -99,9 +95,41 @@ def bench(
     return Report(environment=environment, methods=reports, chosen=chosen, short_memory=short)
 
 
+def bench_growth(sizes: Sequence[Data], methods: Sequence[Method], **options: Any) -> Iterator[Report]:
+    """Yields all that is known after each number of rows, the fewest first; the last report is the whole.
+
+    Each number of rows has a server of its own, and the disk of the one before is free again.
+
+    :param sizes: the same vectors, so many of them as are to be searched each time.
+    :param options: those of :func:`bench`.
+    :raises MrlError: as :func:`bench`, before anything is measured.
+    """
+    sizes = sorted(sizes, key=lambda data: data.rows)
+    for data in sizes:
+        _check(data, methods)
+    runs: list[Report] = []
+    for data in sizes:
+        runs.append(bench(data, methods, **options))
+        yield replace(runs[-1], growth=growth(runs) if len(runs) > 1 else None)
+
+
 def cpus() -> int:
     """Returns how many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check(data: Data, methods: Sequence[Method]) -> None:
+    """Returns nothing; raises MrlError for too little data, a disk that is too small, or no server."""
+    if data.rows < K:
+        raise MrlError(f"{data.rows} rows are fewer than k = {K}: there is nothing to be missed. Pass more --rows.")
+    for method in methods:
+        if method.kind == "rotate" and data.rows < 2 * method.dims:
+            raise MrlError(
+                f"{data.rows:,} rows are too few for {method.name}, which is learnt from them. "
+                f"Pass --rows {2 * method.dims} or more, or each --method that you want."
+            )
+    embedded.bin_dir()  # raises where the server is not installed
+    check_space(Path(tempfile.gettempdir()), data.rows, data.dims)
 
 
 def _method_reports(

@@ -66,14 +66,15 @@ class Tick:
 class Axis:
     """A scale.
 
-    :ivar scale: ``log``: equal ratios take equal lengths; ``nines``: shares, ever wider towards 1.
+    :ivar scale: ``log``: equal ratios take equal lengths; ``nines``: shares, ever wider towards 1; ``names``: a place
+        for each of some names, of a vertical axis.
     """
 
     name: str
     low: float
     high: float
     ticks: tuple[Tick, ...]
-    scale: Literal["linear", "log", "nines"] = "linear"
+    scale: Literal["linear", "log", "nines", "names"] = "linear"
 
     def at(self, value: float) -> float:
         """Returns where a value lies, from 0 at the low end to 1 at the high end."""
@@ -164,11 +165,16 @@ def share_axis(name: str, values: Sequence[float], *, whole: bool = True) -> Axi
     return Axis(name, ticks[0].value, ticks[-1].value, ticks)
 
 
-def value_axis(name: str, values: Sequence[float]) -> Axis:
+def names_axis(names: Sequence[str]) -> Axis:
+    """Returns a vertical axis with a line for each name, the first one, whose value is 0, on top."""
+    return Axis("", len(names) - 0.5, -0.5, tuple(Tick(n, name) for n, name in enumerate(names)), "names")
+
+
+def value_axis(name: str, values: Sequence[float], label: Callable[[float], str] = "{:g}".format) -> Axis:
     """Returns a logarithmic axis that says the values themselves."""
     distinct = sorted(set(values))
     low, high = (distinct[0], distinct[-1]) if len(distinct) > 1 else (distinct[0] / 2, distinct[0] * 2)
-    return _fitted(Axis(name, low, high, tuple(Tick(value, f"{value:g}") for value in distinct), "log"))
+    return _fitted(Axis(name, low, high, tuple(Tick(value, label(value)) for value in distinct), "log"))
 
 
 def log_axis(name: str, values: Sequence[float], units: Sequence[float], label: Callable[[float], str]) -> Axis:

@@ -107,12 +107,24 @@ def _section(section: Section) -> Markup:
 def _panel(one: Figure, chart: Chart) -> Markup:
     names = ", ".join(series.name for series in chart.series)
     label = (
-        f"{f'{one.title}, {chart.title}' if chart.title else one.title}: {chart.y.name} against {chart.x.name} for "
+        f"{f'{one.title}, {chart.title}' if chart.title else one.title}: {_axes(chart)} for "
         f"{names}. The table below has the numbers; left and right arrow keys go through the marks."
     )
     tip = tag("div", class_="tip", role="status", hidden=True)
-    plot = tag("div", chart_svg(chart, label=label), tip, class_="plot")
+    plot = tag("div", chart_svg(chart, label=label), tip, **_room(chart))
     return tag("figure", *([tag("figcaption", chart.title)] if chart.title else []), plot, class_="panel")
+
+
+def _axes(chart: Chart) -> str:
+    return f"{chart.x.name} by name" if chart.y.scale == "names" else f"{chart.y.name} against {chart.x.name}"
+
+
+def _room(chart: Chart) -> dict[str, object]:
+    """Returns attributes of a plot: names on an axis need a line each, and room beside it."""
+    if chart.y.scale != "names":
+        return {"class_": "plot"}
+    longest = max(len(tick.text) for tick in chart.y.ticks)
+    return {"class_": "plot named", "style": f"--names: {len(chart.y.ticks)}; --longest: {longest}"}
 
 
 def _looks() -> str:

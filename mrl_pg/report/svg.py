@@ -30,7 +30,7 @@ def chart_svg(chart: Chart, *, label: str) -> Markup:
     """
     parts = [
         _grid(chart),
-        tag("text", chart.y.name, class_="name", x="-40", y="-14"),
+        *([tag("text", chart.y.name, class_="name", x="-40", y="-14")] if chart.y.name else []),
         tag("text", chart.x.name, class_="name", x="50%", y="100%", dy="38", text_anchor="middle"),
         tag(
             "svg",

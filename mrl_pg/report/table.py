@@ -1,9 +1,10 @@
-"""The numbers of an evaluation as tables: HTML to read, CSV to work with."""
+"""Numbers as tables: HTML to read, CSV to work with."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -48,7 +49,11 @@ def cell_text(cell: Cell) -> str:
 
 def to_csv(evaluation: Evaluation) -> str:
     """Returns the records of an evaluation as CSV, in full precision."""
-    records = evaluation.records()
+    return records_csv(evaluation.records())
+
+
+def records_csv(records: Sequence[Mapping[str, object]]) -> str:
+    """Returns records as CSV, a line each; all have the same names."""
     written = io.StringIO()
     writer = csv.DictWriter(written, list(records[0]), lineterminator="\n")
     writer.writeheader()

@@ -52,7 +52,12 @@ def interval(summary: Summary) -> str:
 
 def figure(summary: Summary) -> str:
     """Returns a mean with its interval: ``0.981 (0.975–0.987)``."""
-    return f"{share(summary.mean)} ({interval(summary)})"
+    return with_interval(summary.mean, summary.low, summary.high)
+
+
+def with_interval(mean: float, low: float, high: float) -> str:
+    """Returns a share with the ends of its interval: ``0.981 (0.975–0.987)``."""
+    return f"{share(mean)} ({share(low)}–{share(high)})"
 
 
 def listed(names: list[str]) -> str:

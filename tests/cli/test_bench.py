@@ -199,8 +199,9 @@ def test_in_a_pipe_it_prints_tables_and_no_progress(
 ) -> None:
     monkeypatch.setattr("mrl_pg.bench.explore._CLIENT_SECONDS", 0.1)
     out = tmp_path / "bench.json"
-    options = ("--data", file, "--rows", "500", "--clients", "1", "--out", str(out))
-    result = bench(*options, "--method", "truncate-16", "--method", "half")
+    page = tmp_path / "bench.html"
+    options = ("--data", file, "--rows", "500", "--rows", "300", "--clients", "1", "--out", str(out))
+    result = bench(*options, "--report", str(page), "--method", "truncate-16", "--method", "half")
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0].startswith("500 rows × 64 dims (some.npz), 40 queries, k = 10; PostgreSQL 18")
@@ -211,8 +212,24 @@ def test_in_a_pipe_it_prints_tables_and_no_progress(
         assert lines[at + 2] == ("method\tcand/ef\trecall\tp50 ms\tp95 ms\tQPS\t×half\tQPS 1\t×half")
         assert [line.split("\t")[0] for line in lines[at + 3 : at + 5]] == ["truncate-16", "half"]
         assert all(len(line.split("\t")) == 9 for line in lines[at + 2 : at + 5])
-    assert [method["name"] for method in json.loads(out.read_text())["methods"]] == ["truncate-16", "half"]
+    at = lines.index("Growth from 300 to 500 rows")
+    assert lines[at + 2].startswith("method\trows\tindex\tbuild s\trecall ≥ 0.965\tcand/ef\tp50 ms\trecall ≥ 0.985")
+    told = [line.split("\t") for line in lines[at + 3 : at + 9]]
+    assert [row[:2] for row in told] == [
+        [method, rows] for method in ("truncate-16", "half") for rows in ("300", "500", "exponent")
+    ]
+    report = json.loads(out.read_text())
+    assert [method["name"] for method in report["methods"]] == ["truncate-16", "half"]
+    (smaller,) = report["growth"]["smaller"]
+    assert (smaller["environment"]["data"]["rows"], report["environment"]["data"]["rows"]) == (300, 500)
+    laws = {(law["method"], law["figure"], law["target"]): law["law"] for law in report["growth"]["laws"]}
+    small, large = (one["methods"][1]["index_bytes"] for one in (smaller, report))
+    assert laws["half", "index_bytes", None]["exponent"] == pytest.approx(np.log(large / small) / np.log(500 / 300))
+    assert 'id="growth"' in page.read_text()
     assert left_in(place) == []
+    # What was written is shown again.
+    again = bench("--saved", str(out), "--report", str(page))
+    assert again.stdout == result.stdout.replace(f"\nWrote {out}.\n", "")
 
 
 def test_on_a_terminal_it_shows_what_it_does(file: str) -> None:
@@ -266,6 +283,8 @@ def test_ctrl_c_and_a_closed_terminal_leave_nothing_behind(
         (["--dims", "32"], 2, "--dims is for simulated vectors"),
         (["--recall", "1.5"], 2, "1.5 is not in the range"),
         (["--clients", "0"], 2, "0 is not in the range"),
+        (["--rows", "500", "--rows", "9"], 1, "9 rows are fewer than k = 10"),
+        (["--report", "/nowhere/bench.html"], 2, "there is no directory /nowhere. Make it first."),
         (["--out", "/nowhere/bench.json"], 2, "there is no directory /nowhere. Make it first."),
         (["--buffers", "many"], 2, "'many' is no size. Write 400MB, for example."),
     ],
@@ -285,3 +304,9 @@ def test_bad_files(tmp_path: Path) -> None:
     assert "does not hold the arrays corpus and queries" in result.stderr
     assert bench("--data", str(tmp_path / "none.npz")).exit_code == 2
     assert "--label is for --data" in bench("--label", "mine").stderr
+    result = bench("--saved", str(path))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is no JSON" in result.stderr
+    result = bench("--saved", str(path), "--rows", "100", "--short-memory")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--saved shows what was measured, so --rows, --short-memory cannot go with it." in result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -220,6 +221,19 @@ def test_read_takes_the_first_rows_and_queries(tmp_path: Path) -> None:
     assert (np.concatenate(list(data.blocks())) == rows[:30].astype(np.float32)).all()
     assert read(path, label="real").label == "real"
     assert read(path).rows == 100
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_read_is_by_blocks_however_the_file_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Literal["C", "F"]
+) -> None:
+    monkeypatch.setattr("mrl_pg.bench.data.BLOCK_ROWS", 30)
+    path = tmp_path / "some.npz"
+    rows = vectors(120, 8)
+    np.savez_compressed(path, corpus=np.asarray(rows[:100], ">f8", order=order), queries=rows[100:])
+    blocks = list(read(path, 70).blocks())
+    assert [len(block) for block in blocks] == [30, 30, 10]
+    assert (np.concatenate(blocks) == rows[:70]).all()
 
 
 def test_read_refuses_what_it_cannot_use(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from mrl_pg.errors import MrlError
 from mrl_pg.report import report_html, save_figures, to_csv
-from mrl_pg.report.chart import Axis, log_axis, nines_axis, share_axis, value_axis
+from mrl_pg.report.chart import Axis, log_axis, names_axis, nines_axis, share_axis, value_axis
 from mrl_pg.report.choice import alike, best, fastest, frontier, good_enough, usual_candidates
 from mrl_pg.report.figures import figures
 from mrl_pg.report.looks import LOOKS
@@ -394,6 +394,10 @@ def test_axes_have_round_ticks() -> None:
     assert ticks(log_axis("", [100, 400], TIME_UNITS, duration)) == ["1.5 min", "2 min", "3 min", "5 min", "7 min"]
     assert len(ticks(log_axis("", [1.01, 1.02], (1.0,), str))) >= 2
     assert ticks(value_axis("", [256])) == ["256"]
+    assert ticks(value_axis("", [1e5, 1e6], "{:,.0f}".format)) == ["100,000", "1,000,000"]
+    names = names_axis(["first", "second"])
+    assert ticks(names) == ["first", "second"]
+    assert [names.at(n) for n in (0, 1)] == [0.75, 0.25]
     crowded = value_axis("", [32, 64, 512, 1000, 1024, 1536])
     assert [(tick.text, tick.wide) for tick in crowded.ticks] == [
         ("32", False),

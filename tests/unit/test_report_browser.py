@@ -11,7 +11,9 @@ from typing import Literal, TypeAlias
 
 import pytest
 
+from mrl_pg.bench.page import bench_html
 from mrl_pg.report import report_html
+from tests.unit.benchmarks import grown
 from tests.unit.reports import NASTY, evaluation, searches
 
 pytest.importorskip("playwright")
@@ -176,6 +178,33 @@ def test_without_scripts_the_charts_are_there(browser: Browser, report: Path) ->
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(report.as_uri())
     assert page.locator(".plot .mark title").count() > 50
+
+
+def test_a_benchmark_fits_a_phone_in_the_dark(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "bench.html"
+    methods = ("exact", "half", "subvector-512@40", "rotate-256+ef200", "truncate-256")
+    path.write_text(bench_html(grown((10_000, 100_000, 1_000_000), methods)), encoding="utf-8")
+    seen = opened(browser, path, PHONE, "dark")
+    page = seen.page
+    for chart in page.locator(".plot > svg").all():
+        assert chart.locator(".mark path").count() > 0
+        box = chart.bounding_box()
+        assert box
+        assert box["width"] > 150
+    for folded in page.locator("details").all():
+        folded.locator("summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    assert page.evaluate(OVERLAPS) == page.evaluate(CONTRAST) == page.evaluate(OUTSIDE) == []
+    page.locator("#indexes .plot > svg").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert "recall@10" in page.locator("#indexes .tip").first.inner_text()
+    assert (seen.console, seen.requests) == ([], [path.as_uri()])
+
+
+# Texts that begin before the window does.
+OUTSIDE = """() => [...document.querySelectorAll(".plot text")]
+  .filter((text) => text.getClientRects().length && text.getBoundingClientRect().left < 0)
+  .map((text) => text.textContent)"""
 
 
 def test_in_a_notebook_the_frame_is_drawn(browser: Browser, tmp_path: Path) -> None:

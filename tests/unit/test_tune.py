@@ -11,14 +11,13 @@ import pytest
 from mrl_pg.errors import SearchError
 from mrl_pg.evaluate import evaluate
 from mrl_pg.operating import OperatingPoint, choose_point
-from mrl_pg.points import Figures, Point
+from mrl_pg.points import Figures, Point, pareto
 from mrl_pg.search import plan_at, search_plan
 from mrl_pg.tune import (
     choose_best,
     exact_is_enough,
     grid_of,
     halves,
-    pareto,
     promising,
     scanned_candidates,
     stored_points,
