@@ -102,17 +102,11 @@ def to_confirm(
     A guess is the cheapest point that reached a recall by the queries that chose, and has not missed it by those that
     confirm. Nothing is left where each prefix has one that reached it both times, or no guess more, for each recall.
     """
+    front: list[tuple[str, Point]] = []
     if not confirmed:
-        fastest = sorted(
-            ((prefix, one) for prefix, points in seen.items() for one in points.values()), key=lambda it: it[1].p50_ms
-        )
-        front, best = [], -1.0
-        for prefix, one in fastest:
-            if one.recall > best:
-                front.append((prefix, one.point))
-                best = one.recall
-    else:
-        front = []
+        prefix_of = {id(one): prefix for prefix, points in seen.items() for one in points.values()}
+        everything = [one for points in seen.values() for one in points.values()]
+        front = [(prefix_of[id(one)], one.point) for one in pareto(everything)]
     for (prefix, points), recall in product(seen.items(), recalls):
         good = sorted((one for one in points.values() if one.recall >= recall), key=lambda one: one.p50_ms)
         for one in good:
@@ -136,6 +130,7 @@ class Tuning:
     :ivar confirmed_by: other queries, which all figures are of.
     :ivar points: what was confirmed, the fastest first.
     :ivar best: the cheapest that reaches the recall (in time); None where none does.
+    :ivar also: the same for each other recall that was asked for, as (recall, point or None).
     :ivar exact_p50_ms: half of the exact searches took at most so many milliseconds.
     :ivar exact_p95_ms: the same of 95 %.
     :ivar exact_is_enough: whether exact search is the answer.
@@ -157,6 +152,7 @@ class Tuning:
     confirmed_by: int
     points: tuple[OperatingPoint, ...]
     best: OperatingPoint | None
+    also: tuple[tuple[float, OperatingPoint | None], ...]
     exact_p50_ms: float
     exact_p95_ms: float
     exact_is_enough: bool
@@ -218,9 +214,8 @@ def named_prefixes(prefixes: Iterable[Prefix]) -> set[tuple[str, int]]:
 
 def sentences(tuning: Tuning) -> list[str]:
     """Returns what was found, in words; the first sentence is the recommendation."""
-    wanted = f"a recall@{tuning.k} of {tuning.target_recall:g}"
-    if tuning.latency_ms is not None:
-        wanted += f" with 95 % of the searches within {tuning.latency_ms:g} ms"
+    late = "" if tuning.latency_ms is None else f" with 95 % of the searches within {tuning.latency_ms:g} ms"
+    wanted = f"a recall@{tuning.k} of {tuning.target_recall:g}{late}"
     exact = f"{tuning.exact_p50_ms:.1f} ms (p95 {tuning.exact_p95_ms:.1f} ms)"
     best = tuning.best
     found = []
@@ -242,6 +237,9 @@ def sentences(tuning: Tuning) -> list[str]:
         found.append(f"Nothing that was measured has {wanted}. Exact search takes {exact}.")
         if closest := _closest(tuning):
             found.append(f"The closest: {_described(closest)}.")
+    for recall, point in tuning.also:
+        what = f"a recall@{tuning.k} of {recall:g}{late}"
+        found.append(f"For {what}: {_described(point)}." if point else f"Nothing that was measured has {what}.")
     return [*found, *tuning.notes]
 
 

@@ -1293,7 +1293,8 @@ BEGIN
     RETURN QUERY EXECUTE mrl.search_statement(mrl.table_of(target), query, k, candidates, filter, prefix, options, true)
         USING query, mrl.filter_values(filter);
     -- Once the rows are there: what has failed is not recorded.
-    IF options ? 'record' AND random() < (options ->> 'record')::double precision THEN
+    IF options ? 'record' AND random() < (options ->> 'record')::double precision
+       AND has_function_privilege('mrl.record_query(regclass, vector, integer, jsonb, name, text)', 'EXECUTE') THEN
         PERFORM mrl.record_query(p.target, query, k, filter, p.embedding, options ->> 'model')
         FROM mrl.find_prefix(mrl.table_of(target), coalesce(options -> 'stages' -> 0 ->> 'prefix', prefix)) p;
     END IF;
@@ -1423,7 +1424,7 @@ BEGIN
     recorded := FOUND;
     PERFORM set_config('lock_timeout', lock_timeout, true);
     RETURN recorded;
-EXCEPTION WHEN OTHERS OR query_canceled THEN
+EXCEPTION WHEN OTHERS THEN  -- which a cancel and a statement_timeout are not
     RAISE DEBUG 'query not recorded: %', SQLERRM;
     RETURN false;
 END

@@ -187,11 +187,11 @@ def evaluate(
 
 
 def _command() -> str:
-    """Returns the command as it was given, without the connection, which may hold a password."""
+    """Returns the command as it was given, without what may hold a password: the connection, the command of --cold."""
     words = sys.argv[1:]
     shown = [
         word
         for before, word in zip(["", *words], words, strict=False)
-        if "--dsn" not in (before, word.partition("=")[0])
+        if not {"--dsn", "--cold"} & {before, word.partition("=")[0]}
     ]
     return shlex.join(["mrl-pg", *shown])

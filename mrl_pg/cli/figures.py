@@ -200,7 +200,9 @@ def _print_cold(found: Evaluation) -> None:
         f"\nThe first {found.cold[0].searches} searches after the caches were emptied, one client, in milliseconds;\n"
         "the first of all looks up besides what a new connection needs:"
     )
-    columns = ["prefix", "candidates", "ef_search", f"recall@{found.k}", "first", "p50", "p95", "warm p50", "warm p95"]
+    clients = found.indexes[0].clients
+    warm_figures = [f"warm {name}{f', {clients} clients' if clients > 1 else ''}" for name in ("p50", "p95")]
+    columns = ["prefix", "candidates", "ef_search", f"recall@{found.k}", "first", "p50", "p95", *warm_figures]
     rows = []
     for one in found.cold:
         same = warm[one.prefix, one.candidates, one.ef_search]

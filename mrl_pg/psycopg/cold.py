@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psycopg
 from psycopg import Connection
+from psycopg.conninfo import make_conninfo
 
 from mrl_pg.errors import EvaluationError
 from mrl_pg.evaluate import Progress
@@ -26,6 +27,8 @@ from mrl_pg.spec import Prefix
 COLD_SEARCHES = 100
 # How long a server may take to start, and how often it is asked.
 SERVER_SECONDS, _RETRY_SECONDS = 60.0, 0.2
+# How long one try may take: a machine that restarts answers nothing.
+_CONNECT_SECONDS = 5
 # Of what a command says, the end.
 _MAX_SAID = 1_000
 
@@ -83,6 +86,7 @@ def run_command(command: str) -> None:
 def _again(session: Session, command: str) -> Iterator[Connection[Any]]:
     """Yields a new connection, as soon as the server lets one in."""
     until = time.monotonic() + SERVER_SECONDS
+    session = session._replace(conninfo=make_conninfo(session.conninfo, connect_timeout=_CONNECT_SECONDS))
     with ExitStack() as stack:
         while True:
             try:

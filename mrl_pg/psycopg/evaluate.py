@@ -137,4 +137,6 @@ def evaluate(
     if known is None:
         return replace(result, notes=tuple(notes))
     measured = measure_indexes(session, known, grid, clients=clients, seed=seed, on_progress=on_progress)
+    if cold is not None and not colds:
+        notes.append("There is no index to search through, so the command that empties caches was not run.")
     return replace(result, notes=(*notes, *known.notes), indexes=tuple(measured), cold=tuple(colds))

@@ -92,9 +92,12 @@ class Explorer:
         return {pair: figures(pair[1], _judged(truth, run), run.seconds) for pair, run in zip(pairs, runs, strict=True)}
 
     def _search(self, prefix: str, **options: Any) -> Search:
+        material = self._material
+        columns = material.known.key  # with none the rows found would not be fetched
+
         def ask(query: FloatArray) -> list[float]:
             found = search(
-                self._conn, self._material.target, query, prefix=prefix, columns=(), k=self._truth.asked, **options
+                self._conn, material.target, query, prefix=prefix, columns=columns, k=self._truth.asked, **options
             )
             return [hit.distance for hit in found]
 

@@ -237,7 +237,7 @@ def ask(conn: Connection[Any], asked: Asked, n: int, prefix: Prefix, plan: Searc
         asked.target,
         asked.queries[n],
         prefix=prefix.prefix,
-        columns=(),
+        columns=asked.known.key,  # with none the rows found would not be fetched
         filter=asked.filter,
         k=truth.asked,
         candidates=plan.candidates,

@@ -39,20 +39,21 @@ def recorded_queries(
     if sample is not None and sample < 1:
         raise EvaluationError(f"sample must be at least 1, not {sample}. Leave it out for all recorded queries.")
     with conn.transaction():
+        known = describe(conn, target)
         ((may, role),) = execute(conn, statements.MAY_READ_RECORDED)
         if not may:
             raise MrlError(
                 f"{role} may not read recorded queries. As the owner of schema mrl run: "
                 f"GRANT SELECT ON mrl.recorded_queries TO {role};"
             )
-        known = describe(conn, target)
         found = find_recorded(conn, known, embedding, sample=sample, filtered=filtered, seed=seed)
         if found is None:
             values = {"target": _name(known), "embedding": embedding}
-            ((count, under_filter),) = execute(conn, statements.COUNT_RECORDED, values)
+            ((count, under_filter, models),) = execute(conn, statements.COUNT_RECORDED, values)
             raise EvaluationError(
-                f"there is no recorded query of {embedding} of {known} to use: {count:,} recorded, {under_filter:,} of "
-                "them under a filter. Record some without one: search with record=0.01."
+                f"there is no recorded query of {embedding} of {known} to use: {count:,} recorded"
+                f"{f' for {models}' if models else ''}, {under_filter:,} of them under a filter; those of another "
+                "model or length are left out. Record some: search without a filter with record=0.01, and commit."
             )
     return found
 

@@ -189,7 +189,7 @@ def _search(
     searched = _searched(conn, target, columns, prefix, plan, shape, parameters, _search_text)
     names, rows, settled, served = yield from searched
     if drawn:
-        yield from recording(target, [query], served, settled, filter)
+        yield from recording(conn, target, [query], served, settled, filter)
     return _result(names, rows, settled)
 
 
@@ -218,7 +218,7 @@ def _search_many(
     searched = _searched(conn, target, columns, prefix, plan, shape, parameters, _search_many_text)
     names, rows, settled, served = yield from searched
     if drawn:
-        yield from recording(target, [queries[n] for n in drawn], served, settled, filter)
+        yield from recording(conn, target, [queries[n] for n in drawn], served, settled, filter)
     grouped: dict[int, Rows] = {n: [] for n in range(1, len(queries) + 1)}
     for *row, n in rows:
         grouped[n].append(tuple(row))

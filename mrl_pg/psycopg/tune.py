@@ -171,6 +171,7 @@ def tune(
         confirmed_by=len(others),
         points=tuple(points),
         best=best,
+        also=tuple((one, choose_best(points, one, latency_ms)) for one in recalls[1:]),
         exact_p50_ms=p50,
         exact_p95_ms=p95,
         exact_is_enough=enough,

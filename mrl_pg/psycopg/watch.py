@@ -32,6 +32,8 @@ from mrl_pg.watch import Before, Watched, sample_queries
 
 DEFAULT_REPLAYED = 100
 DEFAULT_FLOOR = 0.95
+# Fewer recorded queries than these are replayed on demand only: one that somebody tried says nothing of the table.
+MIN_RECORDED = 20
 DEFAULT_BUDGET = 60.0
 
 
@@ -61,8 +63,8 @@ def watch(
 
     :param conn: a connection outside a transaction.
     :param queries: embeddings (q, full_dims), queries of :mod:`mrl_pg.queries`, or the file of such. If left out
-        those that searches without a filter have recorded, or where there are none rows of the table, each searched
-        for without itself: that is optimistic, and reads the table once more.
+        those that searches without a filter have recorded, or where there are fewer than 20 rows of the table, each
+        searched for without itself: that is optimistic, and reads the table once more.
     :param recorded: with True recorded queries and no others, with False rows though there are recorded ones.
     :param embedder: from :mod:`mrl_pg.embed`, or any function from texts to vectors, for queries that are texts.
     :param sample: replay so many queries, in random order; all where there are no more.
@@ -103,7 +105,8 @@ def watch(
         if recorded:
             given = recorded_queries(conn, target, embedding=chosen.embedding, sample=sample, seed=seed)
         elif queries is None and recorded is None:
-            given = find_recorded(conn, known, chosen.embedding, sample=sample, seed=seed)
+            found = find_recorded(conn, known, chosen.embedding, sample=sample, seed=seed)
+            given = found if found and len(found.ids) >= min(sample, MIN_RECORDED) else None
     asked = embedded(known, chosen.embedding, given, embedder, model)
     if asked is None:
         embeddings, own = _rows_as_queries(conn, known, chosen, sample, seed)
@@ -111,7 +114,7 @@ def watch(
     else:
         embeddings, own = asked.embeddings, np.full(len(asked.ids), np.inf, dtype=np.float32)
     began = time.monotonic()
-    nearest, run = _replay(conn, target, embeddings, chosen, plan, budget, on_progress)
+    nearest, run = _replay(conn, target, known, embeddings, chosen, plan, budget, on_progress)
     seconds = time.monotonic() - began
     own = own[: len(nearest)]
     nearest = without_own(nearest, own, chosen.distance)[:, :k]
@@ -170,6 +173,7 @@ def _rows_as_queries(
 def _replay(
     conn: Connection[Any],
     target: TableName,
+    known: Target,
     queries: FloatArray,
     prefix: Prefix,
     plan: SearchPlan,
@@ -187,7 +191,7 @@ def _replay(
         if left <= 0:
             break
         try:
-            exact, found, run.seconds[n] = _compare(conn, target, query, prefix, plan, left)
+            exact, found, run.seconds[n] = _compare(conn, target, known, query, prefix, plan, left)
         except psycopg.errors.QueryCanceled:
             if time.monotonic() < end:
                 raise  # by somebody else
@@ -207,7 +211,13 @@ def _replay(
 
 
 def _compare(
-    conn: Connection[Any], target: TableName, query: FloatArray, prefix: Prefix, plan: SearchPlan, seconds: float
+    conn: Connection[Any],
+    target: TableName,
+    known: Target,
+    query: FloatArray,
+    prefix: Prefix,
+    plan: SearchPlan,
+    seconds: float,
 ) -> tuple[Result, Result, float]:
     """Returns what comparing every row finds, what the search finds of the same rows, and the seconds it took."""
     with conn.transaction(), Cursor(conn) as cursor:
@@ -220,7 +230,7 @@ def _compare(
             conn,
             target,
             query,
-            columns=(),
+            columns=known.key,
             prefix=prefix.prefix,
             k=plan.k,
             candidates=plan.candidates,

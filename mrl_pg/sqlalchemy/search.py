@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
@@ -19,13 +18,14 @@ from typing_extensions import Unpack
 
 from mrl_pg import statements
 from mrl_pg.errors import NotInstalledError, SearchError
-from mrl_pg.recording import draws, recorded_filter
+from mrl_pg.recording import draws
 from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefixes, read_target, settle
 from mrl_pg.search import Hit, SearchOptions, SearchPlan, SearchResult, search_plan
 from mrl_pg.spec import Matryoshka, Prefix
 from mrl_pg.sqlalchemy.basis import bases_of
 from mrl_pg.sqlalchemy.model import INFO_KEY
-from mrl_pg.vectors import Bases, VectorLike, query_vector, query_vectors, to_text
+from mrl_pg.sqlalchemy.recording import record as record_queries
+from mrl_pg.vectors import Bases, VectorLike, query_vectors, to_text
 
 Row = TypeVar("Row")
 Filter: TypeAlias = Sequence[ColumnElement[bool]] | ColumnElement[bool]
@@ -73,7 +73,7 @@ def search(
 
     searched = _searched(session, target, prefix, plan, filter, _search, parameters)
     if drawn:
-        _record(searched, [query], filter)
+        searched.record([query], filter)
     return _result(searched.source, searched.rows, searched.plan)
 
 
@@ -120,7 +120,7 @@ def search_many(
 
     searched = _searched(session, target, prefix, plan, filter, _search_many, parameters)
     if drawn:
-        _record(searched, [queries[n] for n in drawn], filter)
+        searched.record([queries[n] for n in drawn], filter)
     grouped: dict[int, list[sa.Row[Any]]] = {n: [] for n in range(1, len(queries) + 1)}
     for row in searched.rows:
         grouped[row[-1]].append(row)
@@ -226,6 +226,13 @@ class _Searched(NamedTuple):
     plan: SearchPlan
     prefix: Prefix
 
+    def record(self, queries: Sequence[VectorLike], filter: Filter) -> None:
+        """Returns nothing; records some of its queries, and of conditions their text."""
+        where = _conditions(filter)
+        table = _name(self.connection, self.source.table)
+        text = str(sa.and_(*where)) if where else None
+        record_queries(self.connection, table, queries, self.prefix, self.plan, text)
+
 
 def _searched(
     session: AnySession,
@@ -268,23 +275,6 @@ def _searched(
         # The table may have changed since it was described; the next search looks again.
         forget(connection, source.table)
         raise
-
-
-def _record(searched: _Searched, queries: Sequence[VectorLike], filter: Filter) -> None:
-    """Returns nothing; records queries that were searched for, where that can be; of conditions their text."""
-    connection, where = searched.connection, _conditions(filter)
-    # The search has its rows, and keeps them whatever happens here.
-    with suppress(sa.exc.SQLAlchemyError):
-        if connection.scalar(statements.MAY_RECORD):
-            values = {
-                "target": statements.quoted(*_name(connection, searched.source.table)),
-                "queries": [to_text(query_vector(query, searched.prefix)) for query in queries],
-                "k": searched.plan.k,
-                "filter": recorded_filter(str(sa.and_(*where)) if where else None),
-                "embedding": searched.prefix.embedding,
-                "model": searched.plan.model or searched.prefix.model,
-            }
-            connection.execute(statements.RECORD, values)
 
 
 def _conditions(filter: Filter) -> Conditions:

@@ -43,7 +43,14 @@ from mrl_pg.statements.points import (
     STORE_POINT,
 )
 from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_prefix, drop_prefix_index
-from mrl_pg.statements.recording import COUNT_RECORDED, MAY_READ_RECORDED, MAY_RECORD, RECORD, RECORDED
+from mrl_pg.statements.recording import (
+    COUNT_RECORDED,
+    MAY_READ_RECORDED,
+    MAY_RECORD,
+    RECORD,
+    RECORD_APART,
+    RECORDED,
+)
 from mrl_pg.statements.sampling import SNAPSHOT, Share, count_embeddings, embeddings, texts
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
@@ -70,6 +77,7 @@ __all__ = [
     "PROBE",
     "RECORD",
     "RECORDED",
+    "RECORD_APART",
     "SESSION",
     "SETTINGS",
     "SET_SESSION",

@@ -12,13 +12,15 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n O
                  AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE'))
 """)
 
-# Answers for each query whether it is recorded.
-RECORD = sa.text("""
+# Answers for each query whether it is recorded; apart, where this is a transaction of its own.
+_RECORD = """
 SELECT mrl.record_query(CAST(CAST(:target AS text) AS regclass), CAST(query AS vector), CAST(:k AS integer),
                         CAST(CAST(:filter AS text) AS jsonb), CAST(CAST(:embedding AS text) AS name),
                         CAST(:model AS text))
-FROM unnest(CAST(:queries AS text[])) AS query
-""").bindparams(sa.bindparam("queries", type_=sa.ARRAY(sa.Text)))
+FROM unnest(CAST(:queries AS text[])) AS query"""
+_QUERIES = sa.bindparam("queries", type_=sa.ARRAY(sa.Text))
+RECORD = sa.text(_RECORD).bindparams(_QUERIES)
+RECORD_APART = sa.text(f"{_RECORD} WHERE set_config('synchronous_commit', 'off', true) = 'off'").bindparams(_QUERIES)
 
 _RECORDED = """
 FROM mrl.recorded_queries q
@@ -41,7 +43,9 @@ ORDER BY hashtextextended(q.id::text, CAST(:seed AS bigint)), q.id
 LIMIT CAST(:sample AS bigint)
 """)
 
-COUNT_RECORDED = sa.text(f"SELECT count(*), count(*) FILTER (WHERE q.filter IS NOT NULL) {_RECORDED}")
+COUNT_RECORDED = sa.text(
+    f"SELECT count(*), count(*) FILTER (WHERE q.filter IS NOT NULL), string_agg(DISTINCT q.model, ', ') {_RECORDED}"
+)
 
 # Also where the schema is older.
 MAY_READ_RECORDED = sa.text("""

@@ -279,6 +279,33 @@ def test_rights(docs: Conn, dsn: str) -> None:
         docs.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
+def test_more_rows_than_an_integer_holds(docs: Conn, table: sa.Table, dsn: str) -> None:
+    with docs.transaction():
+        assert len(mrl.search(docs, "docs", ASKED[0], exact=True, k=3_000_000_000, record=1)) > 10
+        docs.execute("SELECT 1")
+    with engine(dsn).begin() as connection:
+        assert len(search(connection, table, ASKED[0], exact=True, k=3_000_000_000, record=1)) > 10
+        connection.execute(sa.text("SELECT 1"))
+    assert docs.execute("SELECT DISTINCT k FROM mrl.recorded_queries").fetchall() == [(2**31 - 1,)]
+    assert count(docs) == 2
+
+
+def test_a_cancel_is_not_swallowed(docs: Conn, dsn: str) -> None:
+    slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(9); RETURN NEW; END'"
+    docs.execute(slow)
+    docs.execute("CREATE TRIGGER slow BEFORE INSERT ON mrl.recorded_queries FOR EACH ROW EXECUTE FUNCTION slow()")
+    with psycopg.connect(dsn, autocommit=True) as caller:
+        caller.execute("SET statement_timeout = '300ms'")
+        # In autocommit the search is done and nobody's transaction goes with it.
+        assert len(mrl.search(caller, "docs", ASKED[0], record=1)) == 10
+        with pytest.raises(psycopg.errors.QueryCanceled), caller.transaction():
+            mrl.search(caller, "docs", ASKED[0], record=1)
+        options = "options => '{\"record\": 1}'"
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            caller.execute(f"SELECT count(*) FROM mrl.search(NULL::docs, %s, {options})", [to_text(ASKED[0])])
+    assert count(docs) == 0
+
+
 def test_nobody_waits_for_a_lock(docs: Conn, dsn: str) -> None:
     with psycopg.connect(dsn) as other:
         other.execute("LOCK TABLE mrl.recorded_queries IN ACCESS EXCLUSIVE MODE")
@@ -401,8 +428,9 @@ def test_read(docs: Conn, dsn: str) -> None:
 
 
 def test_watch_evaluate_and_tune(docs: Conn) -> None:
-    assert mrl.watch(docs, "docs", sample=5).source == "rows"
-    mrl.search_many(docs, "docs", ASKED, record=1)
+    mrl.search_many(docs, "docs", ASKED[:19], record=1)
+    assert mrl.watch(docs, "docs", sample=30).source == "rows"  # 19 say little
+    mrl.search_many(docs, "docs", ASKED[19:], record=1)
     watched = mrl.watch(docs, "docs", k=5, candidates=10)
     assert (watched.source, watched.sample) == ("recorded", len(ASKED))
     assert watched.before is None
