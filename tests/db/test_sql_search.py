@@ -389,7 +389,7 @@ def test_what_cannot_be_searched(tx: Conn, function: str) -> None:
          "Leave it out for the default."),
         ({"options": {"exact": "maybe"}}, 'invalid input syntax for type boolean: "maybe"', None),
         ({"options": {"probes": 3}}, "unknown option 'probes'",
-         "Options are ef_search, max_scan_tuples, exact, rerank, stages, model, recall."),
+         "Options are ef_search, max_scan_tuples, exact, rerank, stages, model, recall, record."),
         ({"options": '["exact"]'}, "options must be a JSON object, not array", "Leave options out for the defaults."),
         ({"options": "7"}, "options must be a JSON object, not number", "Leave options out for the defaults."),
         ({"prefix": "embedding_4"}, "public.docs has no prefix embedding_4", "It has: embedding_8."),
