@@ -90,6 +90,31 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Cold:
+    """The first searches after the caches were emptied, one after the other on a new connection, without a filter.
+
+    :ivar prefix: its column.
+    :ivar candidates: rows asked of stage one: of what was measured warm, the setting nearest to that of a search by
+        itself.
+    :ivar ef_search: size of the HNSW candidate list.
+    :ivar searches: how many, each for another query.
+    :ivar recall: recall@k, judged by distance.
+    :ivar first_ms: what the first took, with all that a new connection looks up.
+    :ivar p50_ms: half of the searches took at most so many milliseconds, the way there and back included.
+    :ivar p95_ms: the same of 95 %.
+    """
+
+    prefix: str
+    candidates: int
+    ef_search: int
+    searches: int
+    recall: Summary
+    first_ms: float
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What prefixes of an embedding find, measured by exact scans of a sample; an index finds a little less.
 
@@ -108,6 +133,7 @@ class Evaluation:
     :ivar relevance: of the exact search by the whole embedding; None without qrels.
     :ivar notes: what to know about these figures, a sentence or two each.
     :ivar indexes: searches through the indexes that exist, where they were measured.
+    :ivar cold: the first of such searches after the caches were emptied, where that was asked for.
     """
 
     rows: int
@@ -124,6 +150,7 @@ class Evaluation:
     relevance: Relevance | None
     notes: tuple[str, ...]
     indexes: tuple[Measured, ...] = ()
+    cold: tuple[Cold, ...] = ()
 
     def _repr_html_(self) -> str:
         """Returns the report, for notebooks."""
@@ -139,7 +166,8 @@ class Evaluation:
         """Returns the figures as flat rows that all have the same columns, as CSV wants them.
 
         A row for each prefix alone (no candidates) and for each number of candidates it was reranked with, then one
-        for each search through an index. Recall is named with its interval; what a row does not have is None.
+        for each search through an index, warm and cold. Recall is named with its interval; what a row does not have
+        is None.
         """
         found = []
         for point in self.points:
@@ -162,6 +190,9 @@ class Evaluation:
         for search in self.indexes:
             same = {name: getattr(search, name) for name in _COLUMNS if hasattr(search, name)}
             found.append(same | {"measured": "index", "received": search.received.mean} | _recall(search.recall))
+        for first in self.cold:
+            same = {name: getattr(first, name) for name in _COLUMNS if hasattr(first, name)}
+            found.append(same | {"measured": "cold"} | _recall(first.recall))
         return [{name: row.get(name) for name in _COLUMNS} for row in found]
 
 
@@ -186,6 +217,7 @@ _COLUMNS = (
     "ndcg_10",
     "relevant_recall",
     "received",
+    "first_ms",
     "p50_ms",
     "p95_ms",
     "p99_ms",

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from shlex import quote
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from mrl_pg.errors import SearchError
+
+# The queries that measured something: given ones, those of mrl.recorded_queries, or rows of the table, which are
+# optimistic.
+Source: TypeAlias = Literal["queries", "recorded", "rows"]
+# As mrl.find_operating_point() in SQL has them.
+SOURCES: dict[Source, str] = {"queries": "queries", "recorded": "recorded queries", "rows": "rows as queries"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class OperatingPoint:
     :ivar p95_ms: the same of 95 %.
     :ivar rows: rows with an embedding that the table had.
     :ivar queries: how many were measured.
+    :ivar source: which ones; ``rows`` of the table itself are optimistic.
     """
 
     prefix: str
@@ -40,6 +47,7 @@ class OperatingPoint:
     p95_ms: float
     rows: int
     queries: int
+    source: Source
 
 
 def read_point(row: Mapping[str, Any]) -> OperatingPoint:
@@ -64,11 +72,12 @@ def choose_point(
     good = [point for point in usable if point.k >= k and point.recall >= recall]
     if good:
         return min(good, key=lambda one: (one.p50_ms, order[one.prefix], one.candidates, one.ef_search))
-    best: dict[tuple[int, int, str], float] = {}
-    for one in usable:
-        named = (order[one.prefix], one.k, one.prefix)
-        best[named] = max(best.get(named, 0), one.recall)
-    measured = ", ".join(f"{best[named]:.4f} for k = {named[1]} by {named[2]}" for named in sorted(best))
+    best: dict[tuple[int, int], OperatingPoint] = {}
+    for one in sorted(usable, key=lambda one: (order[one.prefix], one.k, -one.recall, one.source)):
+        best.setdefault((order[one.prefix], one.k), one)
+    measured = ", ".join(
+        f"{one.recall:.4f} for k = {one.k} by {one.prefix} with {SOURCES[one.source]}" for one in best.values()
+    )
     raise SearchError(
         f"no operating point of {table} reaches recall {recall:g} for k = {k}; measured: "
         f"{f'at most {measured}' if measured else 'nothing'}. "

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_pg.errors import DimensionError, EvaluationError
+from mrl_pg.operating import Source
 from mrl_pg.vectors import FloatArray, VectorLike
 
 # {id of a query: {id of a row: grade}}; a row that is not named is not relevant.
@@ -33,12 +34,14 @@ class Queries:
     :ivar embeddings: float32 (q, full_dims); None where there are texts.
     :ivar texts: to be embedded; None where there are embeddings.
     :ivar qrels: rows that the file calls relevant; empty where it does not say.
+    :ivar source: where they are from.
     """
 
     ids: tuple[str, ...]
     embeddings: FloatArray | None
     texts: tuple[str, ...] | None = None
     qrels: Qrels = field(default_factory=dict)
+    source: Source = "queries"
 
 
 # Embeddings (q, full_dims), the queries of a file, or the file.

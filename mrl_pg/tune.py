@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from mrl_pg.evaluation import Evaluation
 from mrl_pg.evaluation import Point as Scanned
-from mrl_pg.operating import OperatingPoint
+from mrl_pg.operating import SOURCES, OperatingPoint, Source
 from mrl_pg.points import Figures, Grid, Point, pareto
 from mrl_pg.search import MAX_EF_SEARCH
 from mrl_pg.spec import Distance, Prefix
@@ -92,25 +93,21 @@ def _projected(point: Scanned, candidates: int) -> float:
 
 
 def to_confirm(
-    seen: Mapping[str, Mapping[Point, Figures]], confirmed: Mapping[tuple[str, Point], Figures], recall: float
+    seen: Mapping[str, Mapping[Point, Figures]],
+    confirmed: Mapping[tuple[str, Point], Figures],
+    recalls: Sequence[float],
 ) -> list[tuple[str, Point]]:
     """Returns what to measure with the other queries: first the Pareto set, then of each prefix its next best guess.
 
-    A guess is the cheapest point that reached the recall by the queries that chose, and has not missed it by those that
-    confirm. Nothing is left where each prefix has one that reached it both times, or no guess more.
+    A guess is the cheapest point that reached a recall by the queries that chose, and has not missed it by those that
+    confirm. Nothing is left where each prefix has one that reached it both times, or no guess more, for each recall.
     """
+    front: list[tuple[str, Point]] = []
     if not confirmed:
-        fastest = sorted(
-            ((prefix, one) for prefix, points in seen.items() for one in points.values()), key=lambda it: it[1].p50_ms
-        )
-        front, best = [], -1.0
-        for prefix, one in fastest:
-            if one.recall > best:
-                front.append((prefix, one.point))
-                best = one.recall
-    else:
-        front = []
-    for prefix, points in seen.items():
+        prefix_of = {id(one): prefix for prefix, points in seen.items() for one in points.values()}
+        everything = [one for points in seen.values() for one in points.values()]
+        front = [(prefix_of[id(one)], one.point) for one in pareto(everything)]
+    for (prefix, points), recall in product(seen.items(), recalls):
         good = sorted((one for one in points.values() if one.recall >= recall), key=lambda one: one.p50_ms)
         for one in good:
             again = confirmed.get((prefix, one.point))
@@ -128,11 +125,12 @@ class Tuning:
     :ivar target_recall: what was asked for.
     :ivar latency_ms: what 95 % of the searches may take; None for any time.
     :ivar rows: of the table, with an embedding.
-    :ivar sampled: whether the queries are rows of the table.
+    :ivar source: of the queries; ``rows`` of the table itself are optimistic.
     :ivar chosen_by: queries that chose the settings.
     :ivar confirmed_by: other queries, which all figures are of.
     :ivar points: what was confirmed, the fastest first.
     :ivar best: the cheapest that reaches the recall (in time); None where none does.
+    :ivar also: the same for each other recall that was asked for, as (recall, point or None).
     :ivar exact_p50_ms: half of the exact searches took at most so many milliseconds.
     :ivar exact_p95_ms: the same of 95 %.
     :ivar exact_is_enough: whether exact search is the answer.
@@ -149,11 +147,12 @@ class Tuning:
     latency_ms: float | None
     distance: Distance
     rows: int
-    sampled: bool
+    source: Source
     chosen_by: int
     confirmed_by: int
     points: tuple[OperatingPoint, ...]
     best: OperatingPoint | None
+    also: tuple[tuple[float, OperatingPoint | None], ...]
     exact_p50_ms: float
     exact_p95_ms: float
     exact_is_enough: bool
@@ -215,9 +214,8 @@ def named_prefixes(prefixes: Iterable[Prefix]) -> set[tuple[str, int]]:
 
 def sentences(tuning: Tuning) -> list[str]:
     """Returns what was found, in words; the first sentence is the recommendation."""
-    wanted = f"a recall@{tuning.k} of {tuning.target_recall:g}"
-    if tuning.latency_ms is not None:
-        wanted += f" with 95 % of the searches within {tuning.latency_ms:g} ms"
+    late = "" if tuning.latency_ms is None else f" with 95 % of the searches within {tuning.latency_ms:g} ms"
+    wanted = f"a recall@{tuning.k} of {tuning.target_recall:g}{late}"
     exact = f"{tuning.exact_p50_ms:.1f} ms (p95 {tuning.exact_p95_ms:.1f} ms)"
     best = tuning.best
     found = []
@@ -239,6 +237,9 @@ def sentences(tuning: Tuning) -> list[str]:
         found.append(f"Nothing that was measured has {wanted}. Exact search takes {exact}.")
         if closest := _closest(tuning):
             found.append(f"The closest: {_described(closest)}.")
+    for recall, point in tuning.also:
+        what = f"a recall@{tuning.k} of {recall:g}{late}"
+        found.append(f"For {what}: {_described(point)}." if point else f"Nothing that was measured has {what}.")
     return [*found, *tuning.notes]
 
 
@@ -251,6 +252,7 @@ def _closest(tuning: Tuning) -> OperatingPoint | None:
 def _described(point: OperatingPoint) -> str:
     return (
         f"{point.prefix} with {point.candidates:,} candidates and ef_search {point.ef_search}, recall@{point.k} "
-        f"{point.recall:.3f} ({point.recall_low:.3f} to {point.recall_high:.3f}), half of the searches within "
+        f"{point.recall:.3f} ({point.recall_low:.3f} to {point.recall_high:.3f}) with {SOURCES[point.source]}, half of "
+        "the searches within "
         f"{point.p50_ms:.1f} ms and 95 % within {point.p95_ms:.1f} ms"
     )

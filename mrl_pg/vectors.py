@@ -38,10 +38,9 @@ def query_vectors(
     :raises DimensionError, SearchError: as :func:`query_vector`; for a prefix_query that is not of this prefix.
     """
     vector = query_vector(query, prefixes[0])
+    checked = [vector, *(query_vector(vector, prefix) for prefix in prefixes[1:])]
     # An exact search has no bases; what has a basis for each makes all prefixes.
-    shorts = [
-        prefixes_of(query_vector(query, prefix), prefix, basis) for prefix, basis in zip(prefixes, bases, strict=False)
-    ]
+    shorts = [prefixes_of(*one) for one in zip(checked, prefixes, bases, strict=False)]
     if prefix_query is not None and shorts:
         shorts[0] = _given_prefix(prefix_query, prefixes[0])
     return vector, shorts

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from mrl_pg.evaluation import Measured
+from mrl_pg.operating import Source
 from mrl_pg.queries import Queries
-
-# Whether queries were given, or are rows of the table.
-Source: TypeAlias = Literal["queries", "rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class Before:
 class Watched:
     """What a replay has found.
 
-    :ivar source: ``rows`` of the table, each searched for without itself, are optimistic queries.
+    :ivar source: of the queries; ``rows`` of the table, each searched for without itself, are optimistic ones.
     :ivar k: of recall@k.
     :ivar floor: recall that is wanted.
     :ivar sample: queries to replay; fewer were, where the time was over.
@@ -94,4 +92,5 @@ def sample_queries(queries: Queries, sample: int, seed: int) -> Queries:
         tuple(queries.ids[n] for n in chosen),
         None if queries.embeddings is None else queries.embeddings[chosen],
         None if queries.texts is None else tuple(queries.texts[n] for n in chosen),
+        source=queries.source,
     )

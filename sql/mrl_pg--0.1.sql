@@ -9,7 +9,7 @@
  *     its schema, so nobody who may create objects in a schema gets their code run by others;
  *   - no NULLIF, IS DISTINCT FROM or CASE x WHEN on vectors: their operator cannot be printed with its schema;
  *   - the registry is the trigger on the user's table, so there are no rows of ours to lose but those of mrl.bases,
- *     mrl.operating_points and mrl.recall_history.
+ *     mrl.operating_points, mrl.recorded_queries and mrl.recall_history.
  */
 
 DO $$
@@ -178,6 +178,7 @@ CREATE TABLE mrl.operating_points (
     p95_ms double precision NOT NULL,
     rows bigint NOT NULL,
     queries integer NOT NULL,
+    source text NOT NULL CHECK (source IN ('queries', 'recorded', 'rows')),
     measured_at timestamptz NOT NULL DEFAULT now(),
     versions text NOT NULL,
     PRIMARY KEY (prefix_id, k, candidates, ef_search)
@@ -196,6 +197,7 @@ COMMENT ON COLUMN mrl.operating_points.p50_ms IS 'milliseconds that half of the 
 COMMENT ON COLUMN mrl.operating_points.p95_ms IS 'the same of 95 %';
 COMMENT ON COLUMN mrl.operating_points.rows IS 'rows with an embedding that the table had';
 COMMENT ON COLUMN mrl.operating_points.queries IS 'queries that were measured';
+COMMENT ON COLUMN mrl.operating_points.source IS 'queries: they were given; recorded: of mrl.recorded_queries; rows: of the table itself, which is optimistic';
 COMMENT ON COLUMN mrl.operating_points.measured_at IS 'when';
 COMMENT ON COLUMN mrl.operating_points.versions IS 'of what was measured: PostgreSQL, pgvector, mrl-pg';
 
@@ -1049,12 +1051,14 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
-    SELECT string_agg(format('%s for k = %s by %I', m.recall, m.k, m.prefix), ', ' ORDER BY m.position, m.k) INTO measured
-    FROM (SELECT round(max(o.recall)::numeric, 4) AS recall, o.k, p.prefix, p.position
+    SELECT string_agg(format('%s for k = %s by %I with %s', m.recall, m.k, m.prefix,
+                             CASE m.source WHEN 'rows' THEN 'rows as queries' WHEN 'recorded' THEN 'recorded queries' ELSE 'queries' END),
+                      ', ' ORDER BY m.position, m.k) INTO measured
+    FROM (SELECT DISTINCT ON (p.position, o.k) round(o.recall::numeric, 4) AS recall, o.k, p.prefix, p.position, o.source
           FROM mrl.prefixes p JOIN mrl.operating_points o ON o.prefix_id = p.id
           WHERE p.target = target AND p.index IS NOT NULL AND (p.embedding, p.distance) = (spec.embedding, spec.distance)
             AND (wanted IS NULL OR p.prefix = wanted)
-          GROUP BY o.k, p.prefix, p.position) m;
+          ORDER BY p.position, o.k, o.recall DESC, o.source) m;
     RAISE EXCEPTION 'no operating point of % reaches recall % for k = %; measured: %', target, recall, k, coalesce('at most ' || measured, 'nothing')
         USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('Run: mrl-pg tune %s --recall %s --k %s', target, recall, k);
 END
@@ -1113,8 +1117,12 @@ DECLARE
     hits text;
 BEGIN
     IF options <> '{}' THEN
-        PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact', 'rerank', 'stages', 'model', 'recall']);
+        PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact', 'rerank', 'stages', 'model', 'recall', 'record']);
         stages := options -> 'stages';
+        IF options ? 'record' AND (jsonb_typeof(options -> 'record') <> 'number' OR NOT (options ->> 'record')::numeric BETWEEN 0 AND 1) THEN
+            RAISE EXCEPTION 'record must be between 0 and 1, not %', options -> 'record'
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'It is the share of searches to record: 0.01 is one in a hundred.';
+        END IF;
     END IF;
     IF options ? 'recall' THEN
         SELECT f.prefix, f.candidates, f.ef_search INTO prefix, candidates, ef_search
@@ -1284,6 +1292,12 @@ AS $$
 BEGIN
     RETURN QUERY EXECUTE mrl.search_statement(mrl.table_of(target), query, k, candidates, filter, prefix, options, true)
         USING query, mrl.filter_values(filter);
+    -- Once the rows are there: what has failed is not recorded.
+    IF options ? 'record' AND random() < (options ->> 'record')::double precision
+       AND has_function_privilege('mrl.record_query(regclass, vector, integer, jsonb, name, text)', 'EXECUTE') THEN
+        PERFORM mrl.record_query(p.target, query, k, filter, p.embedding, options ->> 'model')
+        FROM mrl.find_prefix(mrl.table_of(target), coalesce(options -> 'stages' -> 0 ->> 'prefix', prefix)) p;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION mrl.search(anyelement, vector, integer, integer, jsonb, name, jsonb) IS
@@ -1300,6 +1314,124 @@ $$;
 COMMENT ON FUNCTION mrl.search_sql(anyelement, vector, integer, integer, jsonb, name, jsonb) IS
     'the statement that mrl.search runs, with its values as literals';
 
+-- Recorded queries ---------------------------------------------------------------------------------------
+
+-- What was searched for, where the application records some of it. Rows are inserted and, past 10,000 of an embedding
+-- column, deleted: in a ring of slots recorders would wait for one another's transactions. Queries can be private: nobody
+-- may read them unasked, and INSERT alone is enough to record. No sequence and no regclass: a dump restores it as it is.
+CREATE TABLE mrl.recorded_queries (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    target text NOT NULL,
+    embedding text NOT NULL,
+    query vector NOT NULL,
+    k integer NOT NULL CHECK (k > 0),
+    filter jsonb,
+    model text NOT NULL DEFAULT ''
+);
+CREATE INDEX recorded_queries_newest ON mrl.recorded_queries (target, embedding, recorded_at, id);
+-- As in mrl.bases.
+ALTER TABLE mrl.recorded_queries ALTER query SET STORAGE EXTERNAL;
+DO $$
+BEGIN
+    -- Where ALTER DEFAULT PRIVILEGES lets everybody read tables; otherwise it would only show in dumps.
+    IF EXISTS (SELECT FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+               WHERE c.oid = 'mrl.recorded_queries'::pg_catalog.regclass AND a.grantee = 0) THEN
+        REVOKE ALL ON mrl.recorded_queries FROM PUBLIC;
+    END IF;
+END
+$$;
+COMMENT ON TABLE mrl.recorded_queries IS 'a sample of the queries that were searched for, about the newest 10,000 of each embedding column; delete them at will';
+COMMENT ON COLUMN mrl.recorded_queries.id IS 'of the query';
+COMMENT ON COLUMN mrl.recorded_queries.recorded_at IS 'when it was searched for';
+COMMENT ON COLUMN mrl.recorded_queries.target IS 'table that was searched, as it was named then';
+COMMENT ON COLUMN mrl.recorded_queries.embedding IS 'column that was searched, as it was named then';
+COMMENT ON COLUMN mrl.recorded_queries.query IS 'full embedding of the query';
+COMMENT ON COLUMN mrl.recorded_queries.k IS 'rows that were asked for';
+COMMENT ON COLUMN mrl.recorded_queries.filter IS 'an object as mrl.search takes it, or a string where conditions were SQL expressions; NULL for none';
+COMMENT ON COLUMN mrl.recorded_queries.model IS 'model that made the query, where it was told';
+
+DO $$
+BEGIN
+    PERFORM pg_catalog.pg_extension_config_dump('mrl.recorded_queries', '');
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;  -- a plain installation, as for mrl.bases
+END
+$$;
+
+-- As the owner, or whoever records would need DELETE and SELECT. Others could use this function for a trigger of theirs,
+-- and have casts of theirs run by the owner: it knows one table only.
+CREATE FUNCTION mrl.keep_newest_queries() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    one record;
+    last record;
+BEGIN
+    IF TG_RELID <> 'mrl.recorded_queries'::regclass THEN
+        RAISE EXCEPTION 'mrl.keep_newest_queries() is for mrl.recorded_queries alone'
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Drop the trigger.';
+    END IF;
+    -- Counting 10,000 costs more than an insert: once in 50 of them is enough.
+    IF random() * 50 >= (SELECT count(*) FROM added) THEN
+        RETURN NULL;
+    END IF;
+    FOR one IN SELECT DISTINCT a.target, a.embedding FROM added a LOOP
+        SELECT q.recorded_at, q.id INTO last FROM mrl.recorded_queries q
+        WHERE q.target = one.target AND q.embedding = one.embedding
+        ORDER BY q.recorded_at DESC, q.id DESC OFFSET 10000 LIMIT 1;
+        IF FOUND THEN
+            BEGIN
+                -- What others delete already is theirs to delete.
+                DELETE FROM mrl.recorded_queries WHERE id = ANY (ARRAY(
+                    SELECT q.id FROM mrl.recorded_queries q
+                    WHERE q.target = one.target AND q.embedding = one.embedding AND (q.recorded_at, q.id) <= (last.recorded_at, last.id)
+                    FOR UPDATE SKIP LOCKED));
+            EXCEPTION WHEN serialization_failure THEN
+                NULL;  -- under REPEATABLE READ they were deleted meanwhile
+            END;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION mrl.keep_newest_queries() IS 'trigger function that deletes all but the newest 10,000 recorded queries of an embedding column';
+CREATE TRIGGER keep_newest AFTER INSERT ON mrl.recorded_queries REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION mrl.keep_newest_queries();
+
+-- Nothing that goes wrong here may undo the search before it: the block is a subtransaction, and waits for no lock.
+CREATE FUNCTION mrl.record_query(target regclass, query vector, k integer DEFAULT 10, filter jsonb DEFAULT NULL,
+                                 embedding name DEFAULT 'embedding', model text DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    lock_timeout text := current_setting('lock_timeout');
+    recorded boolean;
+BEGIN
+    -- A standby is read-only. Under SERIALIZABLE a recorder that deletes could make others fail, and itself, at COMMIT.
+    IF current_setting('transaction_read_only')::boolean OR current_setting('transaction_isolation') = 'serializable'
+       OR NOT has_table_privilege('mrl.recorded_queries', 'INSERT') THEN
+        RETURN false;
+    END IF;
+    PERFORM set_config('lock_timeout', '20ms', true);
+    INSERT INTO mrl.recorded_queries (target, embedding, query, k, filter, model)
+    SELECT format('%I.%I', n.nspname, c.relname), a.attname, query, k, nullif(filter, '{}'),
+           coalesce(model, (SELECT p.model FROM mrl.prefixes p
+                            WHERE p.target = target AND p.embedding = embedding AND p.model <> '' ORDER BY p.position LIMIT 1), '')
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE a.attrelid = target AND a.attname = embedding AND NOT a.attisdropped AND (a.atttypmod < 1 OR a.atttypmod = mrl.dims(query));
+    recorded := FOUND;
+    PERFORM set_config('lock_timeout', lock_timeout, true);
+    RETURN recorded;
+EXCEPTION WHEN OTHERS THEN  -- which a cancel and a statement_timeout are not
+    RAISE DEBUG 'query not recorded: %', SQLERRM;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION mrl.record_query(regclass, vector, integer, jsonb, name, text) IS
+    'stores the query of a search in mrl.recorded_queries; returns whether it did: never an error, and false in a read-only or serializable transaction, on a standby, without INSERT, or for a query that is not of this column';
+
 -- Recall over time ---------------------------------------------------------------------------------------
 
 -- What mrl-pg watch has measured, a row a run. No sequence and no regclass: a dump restores it as it is.
@@ -1308,7 +1440,7 @@ CREATE TABLE mrl.recall_history (
     measured_at timestamptz NOT NULL DEFAULT now(),
     target text NOT NULL,
     prefix text NOT NULL,
-    source text NOT NULL CHECK (source IN ('queries', 'rows')),
+    source text NOT NULL CHECK (source IN ('queries', 'recorded', 'rows')),
     k integer NOT NULL CHECK (k > 0),
     candidates integer NOT NULL,
     ef_search integer NOT NULL,
@@ -1326,7 +1458,7 @@ COMMENT ON COLUMN mrl.recall_history.id IS 'of the run';
 COMMENT ON COLUMN mrl.recall_history.measured_at IS 'when the run ended';
 COMMENT ON COLUMN mrl.recall_history.target IS 'table that was searched, as it was named then';
 COMMENT ON COLUMN mrl.recall_history.prefix IS 'prefix column that served, as it was named then';
-COMMENT ON COLUMN mrl.recall_history.source IS 'queries: they were given; rows: of the table itself, which is optimistic';
+COMMENT ON COLUMN mrl.recall_history.source IS 'queries: they were given; recorded: of mrl.recorded_queries; rows: of the table itself, which is optimistic';
 COMMENT ON COLUMN mrl.recall_history.k IS 'of recall@k';
 COMMENT ON COLUMN mrl.recall_history.candidates IS 'rows that stage one handed over';
 COMMENT ON COLUMN mrl.recall_history.ef_search IS 'size of the HNSW candidate list';

@@ -15,12 +15,13 @@ BEGIN
              WHERE p.pronamespace = 'mrl'::pg_catalog.regnamespace AND c.relnamespace = p.pronamespace);
     EXECUTE (SELECT pg_catalog.format('DROP VIEW %s', pg_catalog.string_agg(oid::pg_catalog.regclass::text, ', '))
              FROM pg_catalog.pg_class WHERE relnamespace = 'mrl'::pg_catalog.regnamespace AND relkind = 'v');
-    -- Functions read the table of bases, and its triggers call one.
+    -- Functions read the table of bases, and triggers call some.
     DROP TRIGGER keep_basis ON mrl.bases;
     DROP TRIGGER keep_bases ON mrl.bases;
+    DROP TRIGGER keep_newest ON mrl.recorded_queries;
     EXECUTE (SELECT pg_catalog.format('DROP FUNCTION %s', pg_catalog.string_agg(oid::pg_catalog.regprocedure::text, ', '))
              FROM pg_catalog.pg_proc WHERE pronamespace = 'mrl'::pg_catalog.regnamespace);
-    DROP TABLE mrl.bases, mrl.operating_points, mrl.recall_history;
+    DROP TABLE mrl.bases, mrl.operating_points, mrl.recorded_queries, mrl.recall_history;
     DROP SCHEMA mrl;
 END
 $$;

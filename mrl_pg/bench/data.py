@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
@@ -15,6 +15,7 @@ from mrl_pg.errors import DimensionError, MrlError
 from mrl_pg.vectors import FloatArray
 
 BLOCK_ROWS = 20_000
+_UNREADABLE = (KeyError, ValueError, EOFError, BadZipFile, zlib.error)
 MIN_QUERIES, MAX_QUERIES = 20, 500
 DEFAULT_ROWS, DEFAULT_DIMS = 100_000, 1536
 
@@ -53,11 +54,8 @@ def read(path: Path, rows: int | None = None, *, label: str | None = None) -> Da
     try:
         with ZipFile(path) as archive:
             corpus, queries = (_header(archive, name) for name in ("corpus", "queries"))
-    except (KeyError, ValueError, EOFError, BadZipFile) as error:
-        raise MrlError(
-            f"{path} does not hold the arrays corpus and queries ({error}). "
-            "Write it with: numpy.savez(path, corpus=corpus, queries=queries)"
-        ) from error
+    except _UNREADABLE as error:
+        raise _refused(path, error) from error
     for array in (corpus, queries):
         if len(array.shape) != 2 or 0 in array.shape or array.dtype.kind != "f":
             raise MrlError(
@@ -80,11 +78,13 @@ def read(path: Path, rows: int | None = None, *, label: str | None = None) -> Da
 
 
 def simulate(rows: int = DEFAULT_ROWS, dims: int = DEFAULT_DIMS, *, seed: int = 0) -> Data:
-    """Returns simulated unit vectors, the same for the same arguments; a block at a time is made and forgotten."""
-    shape = lru_cache(maxsize=1)(lambda: _shape(dims, seed))  # 20 MB and a second at 1536 dims: not before it is asked
+    """Returns simulated unit vectors, the same for the same arguments; a block at a time is made and forgotten.
+
+    Whole blocks are the same with more rows.
+    """
+    centres, spread = _shape(dims, seed)
 
     def draw(n: int, part: int) -> FloatArray:
-        centres, spread = shape()
         rng = np.random.default_rng([seed, 1, part])
         topics = rng.integers(_TOPICS, size=n)
         one, other = (centres[topics, rng.integers(_CENTRES_A_TOPIC, size=n)] for _ in range(2))
@@ -131,6 +131,13 @@ class _Header(NamedTuple):
     dtype: np.dtype[Any]
 
 
+def _refused(path: Path, error: Exception) -> MrlError:
+    return MrlError(
+        f"{path} does not hold the arrays corpus and queries ({error}). "
+        "Write it with: numpy.savez(path, corpus=corpus, queries=queries)"
+    )
+
+
 def _header(archive: ZipFile, name: str) -> _Header:
     with archive.open(f"{name}.npy") as stream:
         return _Header(name, *_described(stream))
@@ -158,8 +165,11 @@ def _read(path: Path, array: _Header, rows: int) -> Iterator[FloatArray]:
         _described(stream)
         for first in starts:
             n = min(BLOCK_ROWS, rows - first)
-            block = np.frombuffer(stream.read(n * dims * array.dtype.itemsize), array.dtype)
-            yield _checked(block.reshape(n, dims), array.name, first)
+            try:
+                block = np.frombuffer(stream.read(n * dims * array.dtype.itemsize), array.dtype).reshape(n, dims)
+            except _UNREADABLE as error:
+                raise _refused(path, error) from error
+            yield _checked(block, array.name, first)
 
 
 def _checked(vectors: Any, name: str, first: int) -> FloatArray:

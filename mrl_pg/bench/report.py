@@ -159,7 +159,7 @@ class Report:
     def _read(cls, told: Mapping[str, Any]) -> Report:
         growth, short = told.get("growth"), told["short_memory"]
         return cls(
-            environment=told["environment"],
+            environment={name: told["environment"][name] for name in _SHOWN} | told["environment"],
             methods=[
                 MethodReport(**{**one, "points": [Figures(**p) for p in one["points"]]}) for one in told["methods"]
             ],
@@ -171,6 +171,10 @@ class Report:
                 laws=[Grown(**{**one, "law": one["law"] and Law(**one["law"])}) for one in growth["laws"]],
             ),
         )
+
+
+# Of the environment, what is shown.
+_SHOWN = ("versions", "machine", "data", "targets", "clients", "settings", "short_memory_settings", "seconds")
 
 
 def _with_figures(told: Mapping[str, Any]) -> dict[str, Any]:

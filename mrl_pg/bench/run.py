@@ -100,7 +100,7 @@ def bench_growth(sizes: Sequence[Data], methods: Sequence[Method], **options: An
 
     Each number of rows has a server of its own, and the disk of the one before is free again.
 
-    :param sizes: the same vectors, so many of them as are to be searched each time.
+    :param sizes: vectors of one origin, so many of them as are to be searched each time.
     :param options: those of :func:`bench`.
     :raises MrlError: as :func:`bench`, before anything is measured.
     """

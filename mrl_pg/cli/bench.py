@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -128,6 +129,8 @@ def bench(
     for option, file in (("--out", out), ("--report", page)):
         if file is not None and not file.absolute().parent.is_dir():
             raise click.UsageError(f"{option} {file}: there is no directory {file.parent}. Make it first.")
+        if file is not None and not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+            raise click.UsageError(f"{option} {file} cannot be written. Name another file.")
     if saved is not None:
         _only_shown(context)
         reports = iter([_saved(saved)])
@@ -184,6 +187,8 @@ def _saved(path: Path) -> Report:
         return Report.from_dict(json.loads(path.read_bytes()))
     except ValueError as error:
         raise MrlError(f"{path} is no JSON ({error}). Write it with: mrl-pg bench --out {path}") from error
+    except MrlError as error:
+        raise MrlError(f"{path}: {error}") from error
 
 
 def _only_shown(context: click.Context) -> None:

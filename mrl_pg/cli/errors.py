@@ -20,6 +20,9 @@ def explain(error: Exception) -> str | None:
     """Returns what to tell the user of an error; None for one that is not theirs to mend."""
     if isinstance(error, MrlError):
         return str(error)
+    if isinstance(error, ImportError) and "psycopg" in str(error):
+        # psycopg is there and finds no libpq, which pip brings on demand only.
+        return f"{str(error).splitlines()[0].rstrip('.')}. Run: pip install 'psycopg[binary]'"
     # Whoever raised it has imported it already.
     import psycopg
     from alembic.util import CommandError

@@ -40,8 +40,10 @@ def read_numbers(ctx: click.Context, parameter: click.Parameter, value: str | No
 Examples:
   mrl-pg eval documents
   mrl-pg eval documents --queries queries.npz --dims 64,128,256 --kinds truncate,rotate
+  mrl-pg eval documents --recorded --sample 1000
   mrl-pg eval documents --queries texts.jsonl --model text-embedding-3-large --qrels qrels.tsv
   mrl-pg eval documents --sample 200 --ef-search 40,100,200 --clients 4 --filter lang=en
+  mrl-pg eval documents --cold 'sudo systemctl restart postgresql'
   mrl-pg eval documents --recall 0.95 --report prefixes.html""",
 )
 @click.argument("table")
@@ -50,6 +52,11 @@ Examples:
     "--queries",
     type=QUERIES_FILE,
     help="The queries: npz with an array queries, or jsonl with a line {id, embedding or text, relevant} each.",
+)
+@click.option(
+    "--recorded",
+    is_flag=True,
+    help="Take queries that searches without a filter recorded; --sample of them, or 500.",
 )
 @click.option("--qrels", type=QUERIES_FILE, help="Which rows are relevant, by their keys, as TREC or BEIR write it.")
 @click.option("--embedding", default="embedding", show_default=True, help="Column of the full embeddings.")
@@ -75,6 +82,11 @@ Examples:
     metavar="COLUMN=VALUE",
     help="Measure searches under a filter besides, as in mrl-pg search.",
 )
+@click.option(
+    "--cold",
+    metavar="COMMAND",
+    help="Empties caches: run in a shell here before the first 100 searches through each index, which are told apart.",
+)
 @click.option("--no-index", is_flag=True, help="Scan only: no searches through the indexes there are.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For the same sample of the same rows.")
 @click.option(
@@ -87,6 +99,7 @@ Examples:
 def evaluate(
     table: str,
     queries: str | None,
+    recorded: bool,
     qrels: str | None,
     embedding: str,
     model: str | None,
@@ -107,9 +120,11 @@ def evaluate(
 
     Reads the embeddings, or a sample, and compares them all: what prefixes of each kind and length would find of the
     exact top k, alone and after a rerank, and what they would cost. Nothing is built or changed. Then searches through
-    the indexes there are, timed. Without --queries rows of the table are searched for, which is optimistic.
+    the indexes there are, timed. Without --queries or --recorded rows of the table are searched for, which is
+    optimistic.
     """
     import mrl_pg.psycopg as mrl
+    from mrl_pg.psycopg.material import DEFAULT_SAMPLE
     from mrl_pg.psycopg.run import server_versions
     from mrl_pg.queries import read_qrels, read_queries
     from mrl_pg.registry import known_model
@@ -124,9 +139,15 @@ def evaluate(
         **options,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if queries and recorded:
+        raise click.UsageError("Give the queries either by --queries or by --recorded.")
     asked = read_queries(queries) if queries else None
     with connected(dsn) as conn:
         known = mrl.describe(conn, table)
+        versions = server_versions(conn)  # now: --cold may end the connection
+        if recorded:
+            size = given.pop("sample", DEFAULT_SAMPLE)
+            asked = mrl.recorded_queries(conn, table, embedding=embedding, sample=size, seed=given["seed"])
         if asked and asked.texts:
             of_table = known_model(known, embedding)
             given["embedder"] = query_embedder(table, model or of_table, base_url=base_url, dimensions=dimensions)
@@ -149,7 +170,6 @@ def evaluate(
                 )
         except KeyboardInterrupt:
             raise Stopped("Stopped. Nothing was changed; with fewer --rows or --dims it takes less time.") from None
-        versions = server_versions(conn)
     if csv_file:
         write_csv(csv_file, found)
     if report:
@@ -167,11 +187,11 @@ def evaluate(
 
 
 def _command() -> str:
-    """Returns the command as it was given, without the connection, which may hold a password."""
+    """Returns the command as it was given, without what may hold a password: the connection, the command of --cold."""
     words = sys.argv[1:]
     shown = [
         word
         for before, word in zip(["", *words], words, strict=False)
-        if "--dsn" not in (before, word.partition("=")[0])
+        if not {"--dsn", "--cold"} & {before, word.partition("=")[0]}
     ]
     return shlex.join(["mrl-pg", *shown])

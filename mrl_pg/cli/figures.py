@@ -52,6 +52,8 @@ def print_evaluation(found: Evaluation, target: float) -> None:
         _print_relevance(found, candidates)
     if found.indexes:
         _print_indexes(found)
+    if found.cold:
+        _print_cold(found)
     click.echo()
     for sentence in sentences(found, target):
         click.echo(sentence)
@@ -59,6 +61,7 @@ def print_evaluation(found: Evaluation, target: float) -> None:
 
 def print_tuning(found: Tuning) -> None:
     """Prints what was measured, marked, and the recommendation in words."""
+    from mrl_pg.operating import SOURCES
     from mrl_pg.tune import sentences
 
     if found.scanned:
@@ -69,8 +72,8 @@ def print_tuning(found: Tuning) -> None:
     marks |= dict.fromkeys(found.runner_ups, "runner-up")
     marks |= {found.best: "cheapest"} if found.best else {}
     click.echo(
-        f"{len(found.points)} settings of {found.chosen_by} queries, measured again with {found.confirmed_by} others; "
-        "± is the 95 % interval:"
+        f"{len(found.points)} settings of {found.chosen_by} {SOURCES[found.source]}, measured again with "
+        f"{found.confirmed_by} others; ± is the 95 % interval:"
     )
     print_table(
         ["prefix", "candidates", "ef_search", f"recall@{found.k}", "p50 ms", "p95 ms", ""],
@@ -189,6 +192,23 @@ def _print_indexes(found: Evaluation) -> None:
             for one in figures
         ]
         print_table(columns, rows, right=2, dense=True)
+
+
+def _print_cold(found: Evaluation) -> None:
+    warm = {(one.prefix, one.candidates, one.ef_search): one for one in reversed(found.indexes) if not one.filter}
+    click.echo(
+        f"\nThe first {found.cold[0].searches} searches after the caches were emptied, one client, in milliseconds;\n"
+        "the first of all looks up besides what a new connection needs:"
+    )
+    clients = found.indexes[0].clients
+    warm_figures = [f"warm {name}{f', {clients} clients' if clients > 1 else ''}" for name in ("p50", "p95")]
+    columns = ["prefix", "candidates", "ef_search", f"recall@{found.k}", "first", "p50", "p95", *warm_figures]
+    rows = []
+    for one in found.cold:
+        same = warm[one.prefix, one.candidates, one.ef_search]
+        times = (one.first_ms, one.p50_ms, one.p95_ms, same.p50_ms, same.p95_ms)
+        rows.append([one.prefix, one.candidates, one.ef_search, _figure(one.recall), *(f"{ms:.2f}" for ms in times)])
+    print_table(columns, rows, right=1, dense=True)
 
 
 def _figure(figure: Summary) -> str:

@@ -29,8 +29,13 @@ Examples:
     "--queries",
     "file",
     type=click.Path(exists=True, dir_okay=False, readable=True),
-    help="The queries: npz with an array queries, or jsonl with a line {id, embedding or text} each; rows of the table "
-    "if left out.",
+    help="The queries: npz with an array queries, or jsonl with a line {id, embedding or text} each; recorded "
+    "ones, or where there are none rows of the table, if left out.",
+)
+@click.option(
+    "--recorded/--no-recorded",
+    default=None,
+    help="Replay queries that searches without a filter have recorded, and no others; or rows though there are such.",
 )
 @click.option("--sample", type=int, help="Replay so many queries; 100 if left out.")
 @click.option("--floor", type=float, help="Exit with 1 where recall is under it; 0.95 if left out.")
@@ -61,13 +66,16 @@ def watch(
 
     For cron and CI. Each query is answered by comparing every row and by the search as applications send it; the recall
     is printed with its 95 % interval and stored in mrl.recall_history. Texts are embedded first, which needs
-    OPENAI_API_KEY. Without --queries rows of the table are searched for, which is optimistic.
+    OPENAI_API_KEY. Without --queries those are replayed that searches without a filter have recorded (record=), and
+    where there are none rows of the table, which is optimistic.
     """
     import mrl_pg.psycopg as mrl
     from mrl_pg.queries import read_queries
     from mrl_pg.registry import choose_prefix
 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if file and given.get("recorded"):
+        raise click.UsageError("Give the queries either by --queries or by --recorded.")
     given |= {"model": model, "store": not no_store}
     asked = read_queries(file) if file else None
     with connected(dsn) as conn:
@@ -91,7 +99,7 @@ def watch(
         raise MrlError(
             f"recall@{watched.k} of {table} is {watched.found.recall.mean:.3f}, under the floor of {watched.floor:g}. "
             f"See what more candidates would find: mrl-pg eval {quote(table)}"
-            + (f" --queries {quote(file)}" if file else "")
+            + (f" --queries {quote(file)}" if file else " --recorded" if watched.source == "recorded" else "")
         )
 
 
@@ -99,7 +107,8 @@ def _tell(table: str, watched: Watched) -> None:
     """Prints the recall with its interval, and what it was before."""
     found = watched.found
     recall = found.recall
-    what = "queries" if watched.source == "queries" else "rows, each searched for without itself"
+    words = {"queries": "queries", "recorded": "recorded queries", "rows": "rows, each searched for without itself"}
+    what = words[watched.source]
     click.echo(
         f"recall@{watched.k} of {table} through {found.prefix} is {recall.mean:.3f} (95 %: {recall.low:.3f} to "
         f"{recall.high:.3f}), the worst query {recall.worst:.2f}; {recall.queries:,} {what}, {found.candidates:,} "

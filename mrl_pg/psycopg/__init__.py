@@ -13,6 +13,7 @@ from mrl_pg.psycopg.index import create_index
 from mrl_pg.psycopg.install import install, uninstall, version
 from mrl_pg.psycopg.prefixes import add_prefix, drop_prefix, status
 from mrl_pg.psycopg.queries import generate_queries
+from mrl_pg.psycopg.recorded import recorded_queries
 from mrl_pg.psycopg.rotate import rotate
 from mrl_pg.psycopg.search import (
     describe,
@@ -35,6 +36,7 @@ __all__ = [
     "evaluate",
     "generate_queries",
     "install",
+    "recorded_queries",
     "rotate",
     "search",
     "search_async",

@@ -120,6 +120,7 @@ def search_text(
     columns: Sequence[str] | None = None,
     filter: Mapping[str, Any] | None = None,
     prefix: str | None = None,
+    record: float = 0,
     **options: Unpack[SearchOptions],
 ) -> Result:
     """Returns the k rows nearest to a text, which is embedded first; parameters and errors as in ``search``.
@@ -128,7 +129,7 @@ def search_text(
     :raises EmbedError: for an empty text, for what the embedder refuses, or where it is another model than the table's.
     """
     query = embed_query(conn, target, text, embedder, prefix=prefix)
-    return search(conn, target, query, columns=columns, filter=filter, prefix=prefix, **options)
+    return search(conn, target, query, columns=columns, filter=filter, prefix=prefix, record=record, **options)
 
 
 def embed_query(

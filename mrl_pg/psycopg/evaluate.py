@@ -12,9 +12,11 @@ from mrl_pg.embed import TextFunction
 from mrl_pg.errors import EvaluationError
 from mrl_pg.evaluate import CANDIDATES
 from mrl_pg.evaluate import evaluate as evaluate_arrays
-from mrl_pg.evaluation import Evaluation
+from mrl_pg.evaluation import Cold, Evaluation
+from mrl_pg.psycopg.cold import measure_cold
 from mrl_pg.psycopg.material import DEFAULT_ROWS, read_material
-from mrl_pg.psycopg.measure import OnProgress, measure_indexes, plans
+from mrl_pg.psycopg.measure import Known, OnProgress, find_truths, measure_indexes, plans
+from mrl_pg.psycopg.session import session_of
 from mrl_pg.queries import QueriesLike, positions
 from mrl_pg.registry import TableName
 from mrl_pg.spec import Distance
@@ -41,6 +43,7 @@ def evaluate(
     ef_search: Sequence[int] | None = None,
     clients: int = 1,
     filter: Mapping[str, Any] | None = None,
+    cold: str | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
@@ -67,9 +70,13 @@ def evaluate(
         by itself if left out.
     :param clients: how many connections search at a time.
     :param filter: measure searches under a filter besides, as in ``search``.
+    :param cold: a shell command that empties caches, such as ``sudo systemctl restart postgresql``. It is run once for
+        each prefix with an index, before anything is measured; then the first 100 queries are searched for, without
+        the filter. Where it restarts the server, ``conn`` is lost.
     :param seed: of the sample, the rotation and the intervals.
     :param on_progress: called with how far it is, from other threads too.
-    :raises EvaluationError: for queries, qrels, k, candidates, a sample or a filter that do not fit.
+    :raises EvaluationError: for queries, qrels, k, candidates, a sample or a filter that do not fit; where the command
+        fails, or the server does not come back from it within 60 s.
     :raises DimensionError: where queries are not as long as the embeddings.
     :raises SpecError: for kinds, dims or a distance that cannot be.
     :raises MrlError: for a table without embeddings, or a connection in a transaction.
@@ -80,6 +87,10 @@ def evaluate(
         raise EvaluationError(f"rows and clients must be at least 1, not {rows} and {clients}. Leave them out.")
     if filter and not indexes:
         raise EvaluationError("a filter is for searches through indexes. Leave it out, or measure through indexes.")
+    if cold is not None and not (indexes and cold.strip()):
+        raise EvaluationError(
+            f"cold = {cold!r} is a command before searches through indexes. Leave it out, or measure through indexes."
+        )
     grid = plans(k, candidates, ef_search, itself=queries is None)
     found = read_material(
         conn,
@@ -100,6 +111,14 @@ def evaluate(
         seed=seed,
         on_progress=on_progress,
     )
+    session = session_of(conn)
+    known: Known | None = None
+    colds: list[Cold] = []
+    if indexes:
+        known = find_truths(session, found.asked(k, filter), found.sample, whole=found.whole, on_progress=on_progress)
+        if cold is not None:
+            # Before what takes long: a command that does not work shows now.
+            colds = measure_cold(session, known, grid, cold, seed=seed, on_progress=on_progress)
     result = evaluate_arrays(
         found.sample.embeddings,
         found.queries,
@@ -115,16 +134,9 @@ def evaluate(
         on_progress=on_progress,
     )
     notes = [*result.notes, *found.notes]
-    if not indexes:
+    if known is None:
         return replace(result, notes=tuple(notes))
-    measured, others = measure_indexes(
-        conn,
-        found.asked(k, filter),
-        found.sample,
-        grid,
-        whole=found.whole,
-        clients=clients,
-        seed=seed,
-        on_progress=on_progress,
-    )
-    return replace(result, notes=(*notes, *others), indexes=tuple(measured))
+    measured = measure_indexes(session, known, grid, clients=clients, seed=seed, on_progress=on_progress)
+    if cold is not None and not colds:
+        notes.append("There is no index to search through, so the command that empties caches was not run.")
+    return replace(result, notes=(*notes, *known.notes), indexes=tuple(measured), cold=tuple(colds))

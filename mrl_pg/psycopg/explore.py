@@ -55,19 +55,22 @@ class Explorer:
         p50, p95 = np.percentile(run.seconds, [50, 95]) * 1e3
         return float(p50), float(p95)
 
-    def points(self, chosen: Any, others: Any, recall: float) -> list[OperatingPoint]:
-        """Returns what the other queries confirm of the settings that the chosen ones found, the fastest first."""
+    def points(self, chosen: Any, others: Any, recalls: Sequence[float]) -> list[OperatingPoint]:
+        """Returns what the other queries confirm of the settings that the chosen ones found, the fastest first.
+
+        :param recalls: to find the cheapest settings for.
+        """
         grid = grid_of(self._k, self._material.count, itself=self._truth.asked > self._k)
         seen: dict[str, dict[Point, Figures]] = {prefix: {} for prefix in self._prefixes}
-        while points := next_points(dict.fromkeys(seen, grid), [recall], seen):
+        while points := next_points(dict.fromkeys(seen, grid), recalls, seen):
             self._show("choosing", sum(map(len, seen.values())))
-            for (prefix, point), found in self._run([*points.items()], chosen, [recall]).items():
+            for (prefix, point), found in self._run([*points.items()], chosen, recalls).items():
                 seen[prefix][point] = found
         confirmed: dict[tuple[str, Point], Figures] = {}
-        while pairs := to_confirm(seen, confirmed, recall):
+        while pairs := to_confirm(seen, confirmed, recalls):
             self._show("confirming", len(confirmed))
             confirmed |= self._run(pairs, others, None)
-        measured = [self._operating_point(prefix, one, recall) for (prefix, _), one in confirmed.items()]
+        measured = [self._operating_point(prefix, one, recalls) for (prefix, _), one in confirmed.items()]
         return sorted(measured, key=lambda one: one.p50_ms)
 
     def _run(
@@ -89,21 +92,25 @@ class Explorer:
         return {pair: figures(pair[1], _judged(truth, run), run.seconds) for pair, run in zip(pairs, runs, strict=True)}
 
     def _search(self, prefix: str, **options: Any) -> Search:
+        material = self._material
+        columns = material.known.key  # with none the rows found would not be fetched
+
         def ask(query: FloatArray) -> list[float]:
             found = search(
-                self._conn, self._material.target, query, prefix=prefix, columns=(), k=self._truth.asked, **options
+                self._conn, material.target, query, prefix=prefix, columns=columns, k=self._truth.asked, **options
             )
             return [hit.distance for hit in found]
 
         return ask
 
-    def _operating_point(self, prefix: str, found: Figures, recall: float) -> OperatingPoint:
+    def _operating_point(self, prefix: str, found: Figures, recalls: Sequence[float]) -> OperatingPoint:
+        reached = [one for one in recalls if found.recall >= one]
         return OperatingPoint(
             prefix=prefix,
             k=self._k,
             candidates=found.candidates,
             ef_search=found.ef_search,
-            target_recall=recall,
+            target_recall=max(reached, default=min(recalls)),
             recall=found.recall,
             recall_low=found.low,
             recall_high=found.high,
@@ -111,6 +118,7 @@ class Explorer:
             p95_ms=found.p95_ms,
             rows=self._material.count,
             queries=found.queries,
+            source=self._material.source,
         )
 
     def _show(self, what: str, done: int) -> None:

@@ -15,6 +15,7 @@ from mrl_pg.embed import TextFunction, as_embedder
 from mrl_pg.embedding import check_model
 from mrl_pg.errors import DimensionError, EvaluationError, MrlError
 from mrl_pg.evaluate import Progress, sizes_of
+from mrl_pg.operating import Source
 from mrl_pg.psycopg.measure import Asked, OnProgress
 from mrl_pg.psycopg.run import compiled, execute
 from mrl_pg.psycopg.sample import Sample, embedding_column, read_sample
@@ -41,6 +42,7 @@ class Material:
     :ivar itself: row of the sample (q,) which each query is; -1 for none.
     :ivar ids: of the queries, where rows are judged.
     :ivar judged: qrels by the ids of queries and rows; empty without.
+    :ivar source: of the queries.
     :ivar notes: what to know of the queries, a sentence or two each.
     """
 
@@ -55,6 +57,7 @@ class Material:
     itself: Rows
     ids: list[str]
     judged: Mapping[str, Mapping[str, float]]
+    source: Source
     notes: tuple[str, ...]
 
     @property
@@ -84,6 +87,7 @@ class Given:
     ids: tuple[str, ...]
     embeddings: FloatArray
     qrels: Qrels
+    source: Source
 
 
 def read_material(
@@ -166,8 +170,11 @@ def read_material(
     else:
         itself = np.full(len(given.ids), -1, dtype=np.int64)
         names, asking = list(given.ids), _as_stored(given.embeddings, found.embeddings)
-        notes = []
-    return Material(target, known, embedding, distance, found, count, kept, asking, itself, names, judged, tuple(notes))
+        notes = [f"The queries are {len(names):,} recorded ones."] if given.source == "recorded" else []
+    source = given.source if given else "rows"
+    return Material(
+        target, known, embedding, distance, found, count, kept, asking, itself, names, judged, source, tuple(notes)
+    )
 
 
 def embedded(
@@ -178,13 +185,13 @@ def embedded(
         return None
     if queries.embeddings is not None:
         check_model(known, embedding, model)
-        return Given(queries.ids, queries.embeddings, queries.qrels)
+        return Given(queries.ids, queries.embeddings, queries.qrels, queries.source)
     texts = queries.texts or ()
     if embedder is None:
         raise EvaluationError(f"the {len(texts):,} queries are texts. Give an embedder for them.")
     made_by = as_embedder(embedder, model=model)
     check_model(known, embedding, model or made_by.model)
-    return Given(queries.ids, made_by(texts), queries.qrels)
+    return Given(queries.ids, made_by(texts), queries.qrels, queries.source)
 
 
 def _distance(known: Target, embedding: str) -> Distance:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from shlex import quote
 from threading import Event
 from typing import Any
 
 import numpy as np
-import psycopg
 from psycopg import Connection
 
-from mrl_pg import statements
 from mrl_pg.evaluate import Progress
 from mrl_pg.evaluation import Measured
 from mrl_pg.measure import Run, Truth, exact_truth, measured, own_distances, without_own
-from mrl_pg.psycopg.run import conninfo_of, execute
 from mrl_pg.psycopg.sample import Sample
 from mrl_pg.psycopg.search import Result, search
+from mrl_pg.psycopg.session import Session, clients_of
 from mrl_pg.registry import TableName, Target
 from mrl_pg.search import SearchPlan, search_plan
 from mrl_pg.spec import Distance, Prefix
@@ -71,18 +68,24 @@ def plans(k: int, candidates: Sequence[int], ef_search: Sequence[int] | None, *,
     return [search_plan(k=asked, candidates=n, ef_search=ef) for n in sizes for ef in ef_search or (None,)]
 
 
-def measure_indexes(
-    conn: Connection[Any],
-    asked: Asked,
-    sample: Sample,
-    grid: Sequence[SearchPlan],
-    *,
-    whole: bool,
-    clients: int,
-    seed: int,
-    on_progress: OnProgress | None,
-) -> tuple[list[Measured], list[str]]:
-    """Returns the figures of each prefix that has an index, with each setting, and what to know of them.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is measured through indexes, and the truth of it.
+
+    :ivar prefixes: those that have an index; there is nothing to measure without.
+    :ivar asked: what is searched for, without the filter and with it, each with its truth.
+    :ivar notes: what to know of them.
+    """
+
+    prefixes: tuple[Prefix, ...]
+    asked: tuple[tuple[Asked, Truth], ...]
+    notes: tuple[str, ...]
+
+
+def find_truths(
+    session: Session, asked: Asked, sample: Sample, *, whole: bool, on_progress: OnProgress | None
+) -> Known:
+    """Returns what searches through the indexes are measured against.
 
     :param sample: what was read of the table.
     :param whole: whether that is all of it; else the database is asked for the truth, for fewer queries.
@@ -95,33 +98,38 @@ def measure_indexes(
             f"Without a valid index for {asked.distance}, and so not measured through one: {', '.join(others)}. "
             f"Run: mrl-pg status {quote(str(asked.known))}"
         )
-    if not prefixes or not grid:
-        return [], notes
+    if not prefixes:
+        return Known((), (), tuple(notes))
     if not whole and len(asked.queries) > MAX_EXACT_SEARCHES:
         notes.append(
             f"Through indexes the first {MAX_EXACT_SEARCHES} queries were measured: for each of them the whole table "
             "had to be compared."
         )
         asked = replace(asked, queries=asked.queries[:MAX_EXACT_SEARCHES], itself=asked.itself[:MAX_EXACT_SEARCHES])
-    figures = []
-    with clients_of(conn, clients) as connections:
+    found = []
+    with clients_of(session, 1) as (conn,):
         for one in (replace(asked, filter=None, selectivity=1.0), asked) if asked.filter else (asked,):
             kept = np.flatnonzero(sample.kept) if one.filter and sample.kept is not None else None
-            truth = find_truth(connections[0], one, prefixes[0], sample, kept, whole=whole, on_progress=on_progress)
-            figures += _measure(connections, one, prefixes, grid, truth, seed=seed, on_progress=on_progress)
-    return figures, notes
+            truth = find_truth(conn, one, prefixes[0], sample, kept, whole=whole, on_progress=on_progress)
+            found.append((one, truth))
+    return Known(tuple(prefixes), tuple(found), tuple(notes))
 
 
-@contextmanager
-def clients_of(conn: Connection[Any], clients: int) -> Iterator[list[Connection[Any]]]:
-    """Yields so many connections like this one, in autocommit."""
-    with conn.transaction():
-        ((search_path, role),) = execute(conn, statements.SESSION)
-    with ExitStack() as stack:
-        connections = [stack.enter_context(psycopg.connect(conninfo_of(conn), autocommit=True)) for _ in range(clients)]
-        for own in connections:
-            execute(own, statements.SET_SESSION, {"search_path": search_path, "role": role})
-        yield connections
+def measure_indexes(
+    session: Session,
+    known: Known,
+    grid: Sequence[SearchPlan],
+    *,
+    clients: int,
+    seed: int,
+    on_progress: OnProgress | None,
+) -> list[Measured]:
+    """Returns the figures of each prefix that has an index, with each setting."""
+    figures = []
+    with clients_of(session, clients) as connections:
+        for one, truth in known.asked if grid else ():
+            figures += _measure(connections, one, known.prefixes, grid, truth, seed=seed, on_progress=on_progress)
+    return figures
 
 
 def find_truth(
@@ -222,6 +230,21 @@ def _measure(
     return figures
 
 
+def ask(conn: Connection[Any], asked: Asked, n: int, prefix: Prefix, plan: SearchPlan, truth: Truth) -> Result:
+    """Returns what a search for one of the queries finds."""
+    return search(
+        conn,
+        asked.target,
+        asked.queries[n],
+        prefix=prefix.prefix,
+        columns=asked.known.key,  # with none the rows found would not be fetched
+        filter=asked.filter,
+        k=truth.asked,
+        candidates=plan.candidates,
+        ef_search=plan.ef_search,
+    )
+
+
 def _run(
     connections: Sequence[Connection[Any]],
     asked: Asked,
@@ -234,22 +257,9 @@ def _run(
     q = len(asked.queries)
     stopped = Event()
 
-    def ask(conn: Connection[Any], n: int) -> Result:
-        return search(
-            conn,
-            asked.target,
-            asked.queries[n],
-            prefix=prefix.prefix,
-            columns=(),
-            filter=asked.filter,
-            k=truth.asked,
-            candidates=plan.candidates,
-            ef_search=plan.ef_search,
-        )
-
     def warm(conn: Connection[Any]) -> None:
         for n in range(_WARM_UP):
-            ask(conn, n % q)
+            ask(conn, asked, n % q, prefix, plan, truth)
 
     def client(number: int) -> Run:
         run = Run(np.full((q, truth.asked), np.inf, dtype=np.float32), np.zeros(q), np.zeros(q))
@@ -259,7 +269,7 @@ def _run(
             if stopped.is_set():
                 break
             began = time.perf_counter()
-            result = ask(connections[number], n)
+            result = ask(connections[number], asked, n, prefix, plan, truth)
             run.seconds[n] = time.perf_counter() - began
             run.found[n, : len(result)] = [hit.distance for hit in result]
             run.received[n] = result.received

@@ -20,7 +20,9 @@ from typing_extensions import Unpack
 from mrl_pg import statements
 from mrl_pg.errors import NotInstalledError, SearchError
 from mrl_pg.psycopg.basis import bases_of
+from mrl_pg.psycopg.recording import recording
 from mrl_pg.psycopg.run import Rows, Steps, compiled, run, run_async
+from mrl_pg.recording import draws
 from mrl_pg.registry import TARGET_SECONDS, TableName, Target, read_target, settle, split_name
 from mrl_pg.search import FilterShape, Hit, SearchOptions, SearchPlan, SearchResult, read_filter, search_plan
 from mrl_pg.spec import Prefix
@@ -40,6 +42,7 @@ def search(
     filter: Mapping[str, Any] | None = None,
     prefix: str | None = None,
     prefix_query: VectorLike | None = None,
+    record: float = 0,
     **options: Unpack[SearchOptions],
 ) -> Result:
     """Returns the k rows nearest to a query: candidates by the prefix, reranked by the full embedding.
@@ -51,12 +54,14 @@ def search(
     :param prefix: prefix column to use; the oldest with a valid index if None.
     :param prefix_query: the query's prefix where it is there already (an API's ``dimensions=256``), for the first
         stage; made from the query if None.
+    :param record: probability with which the query of a search that succeeded is stored in mrl.recorded_queries, in
+        the same transaction. Where that cannot be (read-only, no INSERT) it is not; the search answers all the same.
     :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``, ``rerank``, ``stages``,
         ``model``, ``recall``: see :class:`mrl_pg.search.SearchOptions`.
     :raises SearchError, DimensionError: for a search that cannot be answered; nothing has been searched then.
     :raises NotInstalledError, SchemaVersionError: where the schema mrl is missing or does not suit.
     """
-    result: Result = run(conn, _search(conn, target, query, columns, filter, prefix, prefix_query, options))
+    result: Result = run(conn, _search(conn, target, query, columns, filter, prefix, prefix_query, record, options))
     return result
 
 
@@ -69,10 +74,12 @@ async def search_async(
     filter: Mapping[str, Any] | None = None,
     prefix: str | None = None,
     prefix_query: VectorLike | None = None,
+    record: float = 0,
     **options: Unpack[SearchOptions],
 ) -> Result:
     """Returns what :func:`search` returns, on an AsyncConnection."""
-    result: Result = await run_async(conn, _search(conn, target, query, columns, filter, prefix, prefix_query, options))
+    steps = _search(conn, target, query, columns, filter, prefix, prefix_query, record, options)
+    result: Result = await run_async(conn, steps)
     return result
 
 
@@ -84,10 +91,11 @@ def search_many(
     columns: Sequence[str] | None = None,
     filter: Mapping[str, Any] | None = None,
     prefix: str | None = None,
+    record: float = 0,
     **options: Unpack[SearchOptions],
 ) -> list[Result]:
     """Returns one result per query, in their order, from one round trip; parameters as in :func:`search`."""
-    steps = _search_many(conn, target, queries, columns, filter, prefix, options)
+    steps = _search_many(conn, target, queries, columns, filter, prefix, record, options)
     results: list[Result] = run(conn, steps)
     return results
 
@@ -100,10 +108,11 @@ async def search_many_async(
     columns: Sequence[str] | None = None,
     filter: Mapping[str, Any] | None = None,
     prefix: str | None = None,
+    record: float = 0,
     **options: Unpack[SearchOptions],
 ) -> list[Result]:
     """Returns what :func:`search_many` returns, on an AsyncConnection."""
-    steps = _search_many(conn, target, queries, columns, filter, prefix, options)
+    steps = _search_many(conn, target, queries, columns, filter, prefix, record, options)
     results: list[Result] = await run_async(conn, steps)
     return results
 
@@ -164,9 +173,11 @@ def _search(
     filter: Mapping[str, Any] | None,
     prefix: str | None,
     prefix_query: VectorLike | None,
+    record: float,
     options: SearchOptions,
 ) -> Steps:
     plan = search_plan(**options)
+    drawn = draws(record) if record else []
     shape, values = read_filter(filter)
 
     def parameters(chosen: Sequence[Prefix], bases: Bases) -> dict[str, Any]:
@@ -175,8 +186,11 @@ def _search(
         packed = {f"prefix_{n}": Packed(to_binary(short)) for n, short in enumerate(shorts)}
         return values | packed | {"query": Packed(to_binary(full))}
 
-    searched = yield from _searched(conn, target, columns, prefix, plan, shape, parameters, _search_text)
-    return _result(*searched)
+    searched = _searched(conn, target, columns, prefix, plan, shape, parameters, _search_text)
+    names, rows, settled, served = yield from searched
+    if drawn:
+        yield from recording(conn, target, [query], served, settled, filter)
+    return _result(names, rows, settled)
 
 
 def _search_many(
@@ -186,11 +200,13 @@ def _search_many(
     columns: Sequence[str] | None,
     filter: Mapping[str, Any] | None,
     prefix: str | None,
+    record: float,
     options: SearchOptions,
 ) -> Steps:
     plan = search_plan(**options)
     shape, values = read_filter(filter)
     queries = list(queries)
+    drawn = draws(record, len(queries)) if record else []
     if not queries:
         return []
 
@@ -200,7 +216,9 @@ def _search_many(
         return values | shorts | {"queries": [to_text(full) for full, _ in asked]}
 
     searched = _searched(conn, target, columns, prefix, plan, shape, parameters, _search_many_text)
-    names, rows, settled = yield from searched
+    names, rows, settled, served = yield from searched
+    if drawn:
+        yield from recording(conn, target, [queries[n] for n in drawn], served, settled, filter)
     grouped: dict[int, Rows] = {n: [] for n in range(1, len(queries) + 1)}
     for *row, n in rows:
         grouped[n].append(tuple(row))
@@ -216,8 +234,8 @@ def _searched(
     shape: FilterShape,
     parameters: Callable[[Sequence[Prefix], Bases], dict[str, Any]],
     text: Callable[[Target, tuple[Prefix, ...], SearchPlan, tuple[str, ...], FilterShape], str],
-) -> Generator[tuple[str, Mapping[str, Any]], Rows, tuple[tuple[str, ...], Rows, SearchPlan]]:
-    """Returns (columns, rows, plan with its numbers); a table that has changed since is described again, once."""
+) -> Generator[tuple[str, Mapping[str, Any]], Rows, tuple[tuple[str, ...], Rows, SearchPlan, Prefix]]:
+    """Returns (columns, rows, plan with its numbers, first prefix); a changed table is described again, once."""
     while True:
         fresh = target not in _targets.get(conn, {})
         known = yield from _describe(conn, target)
@@ -232,7 +250,7 @@ def _searched(
                 raise
             continue
         try:
-            return names, (yield statement, parameters(chosen, bases)), settled
+            return names, (yield statement, parameters(chosen, bases)), settled, chosen[0]
         except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
             forget(conn, target)
             # In a transaction of the caller's nothing more can run.

@@ -16,11 +16,12 @@ from mrl_pg.evaluate import evaluate as evaluate_arrays
 from mrl_pg.operating import OperatingPoint
 from mrl_pg.psycopg.explore import Explorer
 from mrl_pg.psycopg.material import DEFAULT_ROWS, Material, read_material
-from mrl_pg.psycopg.measure import MAX_EXACT_SEARCHES, OnProgress, clients_of
+from mrl_pg.psycopg.measure import MAX_EXACT_SEARCHES, OnProgress
 from mrl_pg.psycopg.prefixes import DEFAULT_LOCK_TIMEOUT
 from mrl_pg.psycopg.run import check_installed, execute
 from mrl_pg.psycopg.scaffold import Scaffold
 from mrl_pg.psycopg.search import describe, forget
+from mrl_pg.psycopg.session import clients_of, session_of
 from mrl_pg.queries import QueriesLike
 from mrl_pg.registry import TableName, known_model, split_name
 from mrl_pg.search import check_recall
@@ -46,6 +47,7 @@ def tune(
     queries: QueriesLike | None = None,
     *,
     recall: float,
+    also: Sequence[float] = (),
     k: int = 10,
     latency_ms: float | None = None,
     build: bool = False,
@@ -71,6 +73,7 @@ def tune(
     :param conn: a connection outside a transaction.
     :param queries: embeddings (q, full_dims), queries of :mod:`mrl_pg.queries`, or the file of such.
     :param recall: mean recall@k to reach, above 0 and at most 1.
+    :param also: other recalls to find and store settings for; the recommendation is for ``recall``.
     :param k: rows a search returns.
     :param latency_ms: what 95 % of the searches may take, the way there and back included; any time if left out.
     :param build: first compare all kinds and dims by an exact scan, and build the most promising prefixes on the table.
@@ -91,7 +94,8 @@ def tune(
     :raises SearchError: for a recall that cannot be, or a table that is not there.
     :raises MrlError: for want of a privilege, before anything is measured.
     """
-    recall = check_recall(recall)
+    recalls = [*map(check_recall, (recall, *also))]
+    recall = recalls[0]
     if rows < 1 or (latency_ms is not None and latency_ms <= 0):
         raise EvaluationError(f"rows and latency_ms must be above 0, not {rows} and {latency_ms}. Leave them out.")
     if wrong := [kind for kind in kinds if kind not in BUILT_KINDS]:
@@ -117,10 +121,10 @@ def tune(
         before=lambda: _check_rights(conn, target, build=build, kinds=kinds, store=store),
     )
     notes = list(material.notes)
-    if queries is None:
+    if material.source == "rows":
         notes.append(
             "Where rows have near duplicates, real queries find far less with the same settings: before you rely on "
-            "the recall, measure it with real ones (--queries)."
+            "the recall, measure it with real ones (--queries, --recorded)."
         )
     if not material.whole and len(material.queries) > MAX_EXACT_SEARCHES:
         notes.append(
@@ -140,10 +144,10 @@ def tune(
                 scaffold.add(one, model=model or known_model(material.known, embedding), seed=seed)
             scaffold.fill()
         prefixes = _indexed(conn, material, recall, build=build)
-        with clients_of(conn, 1) as (own,):
+        with clients_of(session_of(conn), 1) as (own,):
             explorer = Explorer(own, material, prefixes, k, on_progress)
             p50, p95 = explorer.exact(others)
-            points = explorer.points(chosen, others, recall)
+            points = explorer.points(chosen, others, recalls)
         best = choose_best(points, recall, latency_ms)
         enough = exact_is_enough(p50, p95, best, latency_ms)
         keep = None if best is None or enough else best.prefix
@@ -162,11 +166,12 @@ def tune(
         latency_ms=latency_ms,
         distance=material.distance,
         rows=material.count,
-        sampled=queries is None,
+        source=material.source,
         chosen_by=len(chosen),
         confirmed_by=len(others),
         points=tuple(points),
         best=best,
+        also=tuple((one, choose_best(points, one, latency_ms)) for one in recalls[1:]),
         exact_p50_ms=p50,
         exact_p95_ms=p95,
         exact_is_enough=enough,

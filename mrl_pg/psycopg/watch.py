@@ -19,6 +19,7 @@ from mrl_pg.errors import EvaluationError, MrlError
 from mrl_pg.evaluate import Progress
 from mrl_pg.measure import Run, Truth, measured, own_distances, without_own
 from mrl_pg.psycopg.material import embedded
+from mrl_pg.psycopg.recorded import find_recorded, recorded_queries
 from mrl_pg.psycopg.run import compiled, execute
 from mrl_pg.psycopg.sample import embedding_column, read_sample
 from mrl_pg.psycopg.search import Result, describe, forget, search
@@ -31,6 +32,8 @@ from mrl_pg.watch import Before, Watched, sample_queries
 
 DEFAULT_REPLAYED = 100
 DEFAULT_FLOOR = 0.95
+# Fewer recorded queries than these are replayed on demand only: one that somebody tried says nothing of the table.
+MIN_RECORDED = 20
 DEFAULT_BUDGET = 60.0
 
 
@@ -39,6 +42,7 @@ def watch(
     target: TableName,
     queries: QueriesLike | None = None,
     *,
+    recorded: bool | None = None,
     embedder: TextFunction | None = None,
     sample: int = DEFAULT_REPLAYED,
     k: int = 10,
@@ -58,8 +62,10 @@ def watch(
     Whether the recall is under the floor is for the caller to see (``enough``).
 
     :param conn: a connection outside a transaction.
-    :param queries: embeddings (q, full_dims), queries of :mod:`mrl_pg.queries`, or the file of such. Rows of the table
-        if left out, each searched for without itself: that is optimistic, and reads the table once more.
+    :param queries: embeddings (q, full_dims), queries of :mod:`mrl_pg.queries`, or the file of such. If left out
+        those that searches without a filter have recorded, or where there are fewer than 20 rows of the table, each
+        searched for without itself: that is optimistic, and reads the table once more.
+    :param recorded: with True recorded queries and no others, with False rows though there are recorded ones.
     :param embedder: from :mod:`mrl_pg.embed`, or any function from texts to vectors, for queries that are texts.
     :param sample: replay so many queries, in random order; all where there are no more.
     :param prefix: prefix column to use; the oldest with a valid index if None.
@@ -87,6 +93,8 @@ def watch(
             f"{floor:g}. Leave them out for {DEFAULT_REPLAYED}, {DEFAULT_BUDGET:g} s and {DEFAULT_FLOOR:g}."
         )
     plan = search_plan(k=k, candidates=candidates, ef_search=ef_search)
+    if queries is not None and recorded:
+        raise EvaluationError("queries and recorded=True were given. Give one of them.")
     given = None if queries is None else sample_queries(as_queries(queries), sample, seed)
     with conn.transaction():
         forget(conn, target)
@@ -94,6 +102,11 @@ def watch(
         chosen = choose_prefix(known, prefix)
         if store:
             _check_may_store(conn)
+        if recorded:
+            given = recorded_queries(conn, target, embedding=chosen.embedding, sample=sample, seed=seed)
+        elif queries is None and recorded is None:
+            found = find_recorded(conn, known, chosen.embedding, sample=sample, seed=seed)
+            given = found if found and len(found.ids) >= min(sample, MIN_RECORDED) else None
     asked = embedded(known, chosen.embedding, given, embedder, model)
     if asked is None:
         embeddings, own = _rows_as_queries(conn, known, chosen, sample, seed)
@@ -101,7 +114,7 @@ def watch(
     else:
         embeddings, own = asked.embeddings, np.full(len(asked.ids), np.inf, dtype=np.float32)
     began = time.monotonic()
-    nearest, run = _replay(conn, target, embeddings, chosen, plan, budget, on_progress)
+    nearest, run = _replay(conn, target, known, embeddings, chosen, plan, budget, on_progress)
     seconds = time.monotonic() - began
     own = own[: len(nearest)]
     nearest = without_own(nearest, own, chosen.distance)[:, :k]
@@ -117,7 +130,7 @@ def watch(
         selectivity=1.0,
         seed=seed,
     )
-    result = Watched("rows" if asked is None else "queries", k, floor, len(embeddings), seconds, figures)
+    result = Watched(asked.source if asked else "rows", k, floor, len(embeddings), seconds, figures)
     with conn.transaction():
         name = statements.quoted(*split_name(target))
         for row in execute(conn, statements.last_recall(name, result.figures())):
@@ -160,6 +173,7 @@ def _rows_as_queries(
 def _replay(
     conn: Connection[Any],
     target: TableName,
+    known: Target,
     queries: FloatArray,
     prefix: Prefix,
     plan: SearchPlan,
@@ -177,7 +191,7 @@ def _replay(
         if left <= 0:
             break
         try:
-            exact, found, run.seconds[n] = _compare(conn, target, query, prefix, plan, left)
+            exact, found, run.seconds[n] = _compare(conn, target, known, query, prefix, plan, left)
         except psycopg.errors.QueryCanceled:
             if time.monotonic() < end:
                 raise  # by somebody else
@@ -197,7 +211,13 @@ def _replay(
 
 
 def _compare(
-    conn: Connection[Any], target: TableName, query: FloatArray, prefix: Prefix, plan: SearchPlan, seconds: float
+    conn: Connection[Any],
+    target: TableName,
+    known: Target,
+    query: FloatArray,
+    prefix: Prefix,
+    plan: SearchPlan,
+    seconds: float,
 ) -> tuple[Result, Result, float]:
     """Returns what comparing every row finds, what the search finds of the same rows, and the seconds it took."""
     with conn.transaction(), Cursor(conn) as cursor:
@@ -210,7 +230,7 @@ def _compare(
             conn,
             target,
             query,
-            columns=(),
+            columns=known.key,
             prefix=prefix.prefix,
             k=plan.k,
             candidates=plan.candidates,

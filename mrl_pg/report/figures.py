@@ -35,7 +35,7 @@ def figures(evaluation: Evaluation, *, target: float) -> list[Figure]:
     if any(point.kind != CONTROL for point in evaluation.points):
         found.append(recall_by_cost(evaluation))
     if evaluation.indexes:
-        found.append(recall_by_latency(evaluation.indexes, evaluation.k, target))
+        found.append(recall_by_latency(evaluation.indexes, evaluation.k, target, evaluation.cold))
     if evaluation.relevance:
         found.append(relevance_by_dims(evaluation, evaluation.relevance))
     return found

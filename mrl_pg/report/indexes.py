@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from mrl_pg.evaluation import Measured
+from mrl_pg.evaluation import Cold, Measured
 from mrl_pg.report.chart import Axis, Cell, Chart, Figure, Mark, Rule, Series, Table, log_axis, nines_axis
 from mrl_pg.report.choice import alike, fastest, frontier
 from mrl_pg.report.looks import MORE
@@ -16,11 +16,12 @@ from mrl_pg.report.units import MS_UNITS, figure, milliseconds, percent
 _MAX_FILTER = 60
 
 
-def recall_by_latency(measured: Sequence[Measured], k: int, target: float) -> Figure:
+def recall_by_latency(measured: Sequence[Measured], k: int, target: float, cold: Sequence[Cold] = ()) -> Figure:
     """Returns the recall of searches through real indexes beside their latency, a chart for each filter.
 
     :param measured: at least one.
     :param target: the recall that is wanted.
+    :param cold: the first searches after the caches were emptied, for the table.
     """
     y = nines_axis(f"recall@{k}", [min(point.recall.low, target) for point in measured])
     x = log_axis("median latency, ms", [point.p50_ms for point in measured], MS_UNITS, milliseconds)
@@ -42,6 +43,17 @@ def recall_by_latency(measured: Sequence[Measured], k: int, target: float) -> Fi
         )
         for group in groups
         for point in group
+    ]
+    rows += [
+        (
+            one.prefix,
+            *(["–"] if filtered else []),
+            *([1] if clients else []),
+            *(one.candidates, one.ef_search, *spread(one.recall), None),
+            *(f"{one.p50_ms:.2f}", f"{one.p95_ms:.2f}", None, None),
+            f"cold: the first {one.searches}, the first of all {one.first_ms:.1f} ms",
+        )
+        for one in cold
     ]
     columns = (
         *("prefix", *(["filter"] if filtered else []), *(["clients"] if clients else [])),

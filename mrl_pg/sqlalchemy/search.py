@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import sqlalchemy as sa
 from pgvector.sqlalchemy import HALFVEC, VECTOR
@@ -18,11 +18,13 @@ from typing_extensions import Unpack
 
 from mrl_pg import statements
 from mrl_pg.errors import NotInstalledError, SearchError
+from mrl_pg.recording import draws
 from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefixes, read_target, settle
 from mrl_pg.search import Hit, SearchOptions, SearchPlan, SearchResult, search_plan
 from mrl_pg.spec import Matryoshka, Prefix
 from mrl_pg.sqlalchemy.basis import bases_of
 from mrl_pg.sqlalchemy.model import INFO_KEY
+from mrl_pg.sqlalchemy.recording import record as record_queries
 from mrl_pg.vectors import Bases, VectorLike, query_vectors, to_text
 
 Row = TypeVar("Row")
@@ -43,6 +45,7 @@ def search(
     filter: Filter = (),
     prefix: str | None = None,
     prefix_query: VectorLike | None = None,
+    record: float = 0,
     **options: Unpack[SearchOptions],
 ) -> SearchResult[Any]:
     """Returns the k rows nearest to a query: candidates by the prefix, reranked by the full embedding.
@@ -54,18 +57,24 @@ def search(
     :param prefix: prefix column to use; the oldest with a valid index if None.
     :param prefix_query: the query's prefix where it is there already (an API's ``dimensions=256``), for the first
         stage; made from the query if None.
+    :param record: probability with which the query of a search that succeeded is stored in mrl.recorded_queries, in
+        the same transaction. Where that cannot be (read-only, no INSERT) it is not; the search answers all the same.
     :param options: ``k``, ``candidates``, ``ef_search``, ``max_scan_tuples``, ``exact``, ``rerank``, ``stages``,
         ``model``, ``recall``: see :class:`mrl_pg.search.SearchOptions`.
     :raises SearchError, DimensionError: for a search that cannot be answered; nothing has been searched then.
     :raises NotInstalledError, SchemaVersionError: where the schema mrl is missing or does not suit.
     """
     plan = search_plan(**options)
+    drawn = draws(record) if record else []
 
     def parameters(chosen: Sequence[Prefix], bases: Bases) -> dict[str, Any]:
         full, shorts = _texts(query, chosen, bases, prefix_query)
         return {f"mrl_prefix_{n}": short for n, short in enumerate(shorts)} | {"mrl_query": full}
 
-    return _result(*_searched(session, target, prefix, plan, filter, _search, parameters))
+    searched = _searched(session, target, prefix, plan, filter, _search, parameters)
+    if drawn:
+        searched.record([query], filter)
+    return _result(searched.source, searched.rows, searched.plan)
 
 
 async def search_async(
@@ -76,11 +85,14 @@ async def search_async(
     filter: Filter = (),
     prefix: str | None = None,
     prefix_query: VectorLike | None = None,
+    record: float = 0,
     **options: Unpack[SearchOptions],
 ) -> SearchResult[Any]:
     """Returns what :func:`search` returns, on an AsyncSession or AsyncConnection."""
     return await session.run_sync(
-        lambda sync: search(sync, target, query, filter=filter, prefix=prefix, prefix_query=prefix_query, **options)
+        lambda sync: search(
+            sync, target, query, filter=filter, prefix=prefix, prefix_query=prefix_query, record=record, **options
+        )
     )
 
 
@@ -91,11 +103,13 @@ def search_many(
     *,
     filter: Filter = (),
     prefix: str | None = None,
+    record: float = 0,
     **options: Unpack[SearchOptions],
 ) -> list[SearchResult[Any]]:
     """Returns one result per query, in their order, from one round trip; parameters as in :func:`search`."""
     plan = search_plan(**options)
     queries = list(queries)
+    drawn = draws(record, len(queries)) if record else []
     if not queries:
         return []
 
@@ -104,11 +118,13 @@ def search_many(
         shorts = {f"mrl_prefixes_{n}": [shorts[n] for _, shorts in asked] for n in range(len(bases))}
         return shorts | {"mrl_queries": [full for full, _ in asked]}
 
-    source, rows, plan = _searched(session, target, prefix, plan, filter, _search_many, parameters)
+    searched = _searched(session, target, prefix, plan, filter, _search_many, parameters)
+    if drawn:
+        searched.record([queries[n] for n in drawn], filter)
     grouped: dict[int, list[sa.Row[Any]]] = {n: [] for n in range(1, len(queries) + 1)}
-    for row in rows:
+    for row in searched.rows:
         grouped[row[-1]].append(row)
-    return [_result(source, grouped[n], plan) for n in grouped]
+    return [_result(searched.source, grouped[n], searched.plan) for n in grouped]
 
 
 async def search_many_async(
@@ -118,11 +134,12 @@ async def search_many_async(
     *,
     filter: Filter = (),
     prefix: str | None = None,
+    record: float = 0,
     **options: Unpack[SearchOptions],
 ) -> list[SearchResult[Any]]:
     """Returns what :func:`search_many` returns, on an AsyncSession or AsyncConnection."""
     return await session.run_sync(
-        lambda sync: search_many(sync, target, queries, filter=filter, prefix=prefix, **options)
+        lambda sync: search_many(sync, target, queries, filter=filter, prefix=prefix, record=record, **options)
     )
 
 
@@ -200,6 +217,23 @@ Prefixes: TypeAlias = tuple[Prefix, ...]
 Build: TypeAlias = Callable[[_Source, Prefixes, SearchPlan, Conditions], sa.Select[Any]]
 
 
+class _Searched(NamedTuple):
+    """A search that succeeded: its plan with the numbers, and the first prefix that served."""
+
+    connection: sa.Connection
+    source: _Source
+    rows: Sequence[sa.Row[Any]]
+    plan: SearchPlan
+    prefix: Prefix
+
+    def record(self, queries: Sequence[VectorLike], filter: Filter) -> None:
+        """Returns nothing; records some of its queries, and of conditions their text."""
+        where = _conditions(filter)
+        table = _name(self.connection, self.source.table)
+        text = str(sa.and_(*where)) if where else None
+        record_queries(self.connection, table, queries, self.prefix, self.plan, text)
+
+
 def _searched(
     session: AnySession,
     target: Any,
@@ -208,7 +242,7 @@ def _searched(
     filter: Filter,
     build: Build,
     parameters: Callable[[Sequence[Prefix], Bases], dict[str, Any]],
-) -> tuple[_Source, Sequence[sa.Row[Any]], SearchPlan]:
+) -> _Searched:
     where = _conditions(filter)
     source = _source(target)
     if isinstance(session, sa.Connection):
@@ -232,10 +266,11 @@ def _searched(
     statement = build(source, chosen, plan, where) if where else _unfiltered(build, source, chosen, plan)
     try:
         if isinstance(session, sa.Connection):
-            return source, session.execute(statement, values).all(), plan
+            return _Searched(connection, source, session.execute(statement, values).all(), plan, chosen[0])
         result = session.execute(statement, values, bind_arguments=bind_arguments)
         # A model may load collections by a join, which repeats rows.
-        return source, result.unique().all() if source.mapper else result.all(), plan
+        rows = result.unique().all() if source.mapper else result.all()
+        return _Searched(connection, source, rows, plan, chosen[0])
     except sa.exc.ProgrammingError:
         # The table may have changed since it was described; the next search looks again.
         forget(connection, source.table)

@@ -43,11 +43,20 @@ from mrl_pg.statements.points import (
     STORE_POINT,
 )
 from mrl_pg.statements.prefixes import add_prefix, create_prefix_index, drop_prefix, drop_prefix_index
+from mrl_pg.statements.recording import (
+    COUNT_RECORDED,
+    MAY_READ_RECORDED,
+    MAY_RECORD,
+    RECORD,
+    RECORD_APART,
+    RECORDED,
+)
 from mrl_pg.statements.sampling import SNAPSHOT, Share, count_embeddings, embeddings, texts
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
 __all__ = [
     "BASIS",
+    "COUNT_RECORDED",
     "DELETE_BASIS",
     "DESCRIBE",
     "FIT",
@@ -57,6 +66,8 @@ __all__ = [
     "INDEX_BUILDERS",
     "INDEX_PROGRESS",
     "IS_EXTENSION",
+    "MAY_READ_RECORDED",
+    "MAY_RECORD",
     "MAY_STORE_RECALL",
     "MAY_TUNE",
     "PREFIXES",
@@ -64,6 +75,9 @@ __all__ = [
     "PREFIX_ID",
     "PREFIX_INDEXES",
     "PROBE",
+    "RECORD",
+    "RECORDED",
+    "RECORD_APART",
     "SESSION",
     "SETTINGS",
     "SET_SESSION",

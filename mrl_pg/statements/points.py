@@ -17,10 +17,11 @@ RETURNING 1
 
 STORE_POINT = sa.text("""
 INSERT INTO mrl.operating_points (prefix_id, k, candidates, ef_search, target_recall, recall, recall_low, recall_high,
-                                  p50_ms, p95_ms, rows, queries, versions)
+                                  p50_ms, p95_ms, rows, queries, source, versions)
 SELECT p.id, :k, :candidates, :ef_search, :target_recall, :recall, :recall_low, :recall_high, :p50_ms, :p95_ms, :rows,
-       :queries, format('PostgreSQL %s, pgvector %s, mrl-pg %s', split_part(current_setting('server_version'), ' ', 1),
-                        (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'), mrl.version())
+       :queries, :source,
+       format('PostgreSQL %s, pgvector %s, mrl-pg %s', split_part(current_setting('server_version'), ' ', 1),
+              (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'), mrl.version())
 FROM mrl.prefixes p WHERE p.target = CAST(:target AS regclass) AND p.prefix = :prefix
 RETURNING 1
 """)

@@ -42,10 +42,11 @@ def invoke(dsn: str, *arguments: str, **options: Any) -> Result:
 
 def program(dsn: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Returns mrl-pg as a program of its own, its output in pipes."""
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mrl_pg", *arguments], text=True, env=environment(dsn), **(pipes | options)
-    )
+    usual: dict[str, Any] = {
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+        "env": environment(dsn),
+    }
+    return subprocess.Popen([sys.executable, "-m", "mrl_pg", *arguments], text=True, **(usual | options))
 
 
 def environment(dsn: str) -> dict[str, str]:

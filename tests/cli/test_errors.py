@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from psycopg.conninfo import make_conninfo
 
 from mrl_pg.cli import main
-from tests.cli.conftest import Run, invoke, program
+from tests.cli.conftest import Run, environment, invoke, program
 from tests.conftest import Conn
 
 UNREADABLE = (
@@ -165,3 +165,13 @@ def test_a_program_ends_as_a_command_does(dsn: str) -> None:
         out, err = process.communicate()
     assert (process.returncode, out, err) == (1, "", 'Error: relation "nope" does not exist\n')
     assert isinstance(process, subprocess.Popen)
+
+
+def test_without_libpq(dsn: str) -> None:
+    # In the tests' environment it is there; an implementation that is not stands in for none.
+    with program(dsn, "status", env=environment(dsn) | {"PSYCOPG_IMPL": "c"}) as process:
+        _, said = process.communicate()
+    assert process.returncode == 1
+    assert said.startswith("Error: couldn't import requested psycopg 'c' implementation: ")
+    assert said.endswith("Run: pip install 'psycopg[binary]'\n")
+    assert "Traceback" not in said

@@ -46,8 +46,32 @@ def test_tells_and_stores(run: Run, indexed: Conn, queries: str, query: str) -> 
     )
 
 
+def test_recorded_queries(run: Run, indexed: Conn, queries: str) -> None:
+    result = run("tune", "papers", "--recall", "0.9", "--recorded")
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: there is no recorded query of embedding of papers to use: 0 recorded, 0 of them under a filter. Record "
+        "some without one: search with record=0.01.\n",
+    )
+    mrl.search_many(indexed, "papers", vectors(40, FULL_DIMS, seed=2), record=1)
+    result = run("tune", "papers", "--recall", "0.9", "--recorded", "--sample", "30")
+    assert "settings of 15 recorded queries, measured again with 15 others;" in result.output
+    assert json.loads(run("tune", "papers", "--recall", "0.9", "--recorded", "--json").output)["source"] == "recorded"
+    result = run("eval", "papers", "--recorded", "--dims", "8", "--candidates", "20")
+    assert "for 40 queries (cosine)." in result.output
+    assert "The queries are 40 recorded ones." in result.output
+    for command in (("tune", "papers", "--recall", "0.9"), ("eval", "papers")):
+        result = run(*command, "--recorded", "--queries", queries)
+        assert result.exit_code == 2
+        assert "Give the queries either by --queries or by --recorded." in result.output
+
+
 def test_json(run: Run, indexed: Conn, queries: str) -> None:
-    found = json.loads(run("tune", "papers", "--recall", "0.9", "--queries", queries, "--json").output)
+    arguments = ("--recall", "0.9", "--also", "0.8,0.7", "--queries", queries, "--json")
+    found = json.loads(run("tune", "papers", *arguments).output)
+    assert [recall for recall, _ in found["also"]] == [0.8, 0.7]
+    assert all(point["recall"] >= recall for recall, point in found["also"])
+    assert run("tune", "papers", "--recall", "0.9", "--also", "0.8;0.7").exit_code == 2
     assert found["best"]["recall"] >= 0.9
     assert found["best"] in found["points"]
     assert found["pareto"]
@@ -66,7 +90,7 @@ def test_never_measured(run: Run, indexed: Conn, query: str) -> None:
 def test_progress_on_a_terminal(dsn: str, indexed: Conn) -> None:
     code, written = on_terminal(dsn, "tune", "papers", "--recall", "0.9", "--sample", "40")
     assert code == 0
-    assert "settings of 20 queries" in written
+    assert "settings of 20 rows as queries" in written
     assert "That is optimistic" in written
 
 

@@ -78,6 +78,20 @@ def test_rows_of_the_table(run: Run, indexed: Conn) -> None:
     assert "; 20 rows, each searched for without itself, 100 candidates" in result.stdout
 
 
+def test_recorded_queries(run: Run, indexed: Conn) -> None:
+    result = run("watch", "papers", "--recorded")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no recorded query of embedding of papers to use" in result.stderr
+    mrl.search_many(indexed, "papers", vectors(30, FULL_DIMS, seed=1), record=1)
+    result = run("watch", "papers", "--sample", "20", "--candidates", "10", "--floor", "0.99")
+    assert "; 20 recorded queries, 10 candidates" in result.stdout
+    assert result.stderr.endswith("mrl-pg eval papers --recorded\n")
+    assert json.loads(run("watch", "papers", "--floor", "0", "--json").stdout)["source"] == "recorded"
+    assert run("watch", "papers", "--recorded", "--queries", __file__).exit_code == 2
+    result = run("watch", "papers", "--no-recorded", "--sample", "20", "--floor", "0")
+    assert "; 20 rows, each searched for without itself" in result.stdout
+
+
 def test_texts_need_a_model(run: Run, indexed: Conn, tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"id": 1, "text": "a"}\n')
     result = run("watch", "papers", "--queries", str(tmp_path / "texts.jsonl"))

@@ -74,22 +74,27 @@ def make(conn: Conn) -> None:
     mrl.add_prefix(conn, "docs", dims=32, kind="binary")
     mrl.add_prefix(conn, "docs", kind="half")
     mrl.watch(conn, "docs", vectors(3, 32), k=1, prefix="embedding_8")
+    for record in (0, 1):
+        mrl.search(conn, "docs", vectors(3, 32)[record], k=1, filter={"title": "x"}, record=record)
     conn.execute(
         "INSERT INTO mrl.operating_points (prefix_id, k, candidates, ef_search, target_recall, recall, recall_low, "
-        "recall_high, p50_ms, p95_ms, rows, queries, versions) "
-        "SELECT id, 1, 7, 9, 0.9, 0.95, 0.9, 1, 1, 2, 50, 10, 'x' "
+        "recall_high, p50_ms, p95_ms, rows, queries, source, versions) "
+        "SELECT id, 1, 7, 9, 0.9, 0.95, 0.9, 1, 1, 2, 50, 10, 'recorded', 'x' "
         "FROM mrl.prefixes WHERE prefix = 'embedding_8'"
     )
 
 
 def check(source: Conn, restored: Conn) -> None:
     """Compares what was restored with its source, then uses it."""
+    recorded = mrl.recorded_queries(source, "docs", filtered=True).ids
+    assert len(recorded) == 1
     for query in (
         REGISTRY,
         COUNTS,
         "SELECT b::text FROM mrl.bases b",
         "SELECT h::text FROM mrl.recall_history h",
         "SELECT o::text FROM mrl.operating_points o",
+        "SELECT q::text FROM mrl.recorded_queries q",
         "SELECT d::text FROM docs d ORDER BY id",
         'SELECT d::text FROM "we""ird"."do;cs" d ORDER BY id',
     ):
@@ -127,6 +132,9 @@ def check(source: Conn, restored: Conn) -> None:
     (nearest,) = mrl.search(restored, "docs", vectors(60, 32)[7], k=1, prefix="half_rot3_v1")
     assert nearest.key == 7
     assert mrl.search(restored, "docs", vectors(60, 32)[7], k=1, recall=0.95).requested == 7
+    assert mrl.recorded_queries(restored, "docs", filtered=True).ids == recorded
+    mrl.search(restored, "docs", vectors(60, 32)[7], record=1)
+    assert len(mrl.recorded_queries(restored, "docs", filtered=True).ids) == 2
     mrl.drop_prefix(restored, "docs", "half_4")
     assert mrl.add_prefix(restored, "docs", "half", dims=2) == "half_2"
 

@@ -43,12 +43,14 @@ def index(conn: Conn, dims: int, table: str = "docs") -> str:
     return prefix
 
 
-def store(conn: Conn, prefix: str, points: list[tuple[int, int, float, float]], k: int = 10) -> None:
+def store(
+    conn: Conn, prefix: str, points: list[tuple[int, int, float, float]], k: int = 10, source: str = "queries"
+) -> None:
     conn.cursor().executemany(
         "INSERT INTO mrl.operating_points (prefix_id, k, candidates, ef_search, target_recall, recall, recall_low, "
-        "recall_high, p50_ms, p95_ms, rows, queries, versions) "
-        "SELECT id, %s, %s, %s, 0.98, %s, 0.9, 1, %s, 9, 3000, 60, '' FROM mrl.prefixes WHERE prefix = %s",
-        [(k, *point, prefix) for point in points],
+        "recall_high, p50_ms, p95_ms, rows, queries, source, versions) "
+        "SELECT id, %s, %s, %s, 0.98, %s, 0.9, 1, %s, 9, 3000, 60, %s, '' FROM mrl.prefixes WHERE prefix = %s",
+        [(k, *point, source, prefix) for point in points],
     )
 
 
@@ -146,10 +148,11 @@ def test_points_of_another_embedding_do_not_serve(indexed: Conn) -> None:
 
 def test_what_was_never_measured_is_named(indexed: Conn) -> None:
     store(indexed, "embedding_16", BY_HAND)
-    store(indexed, "embedding_16", [(20, 40, 0.97, 1.0)], k=5)
+    store(indexed, "embedding_16", [(20, 40, 0.97, 1.0)], k=5, source="rows")
     message = (
         "no operating point of docs reaches recall 0.9995 for k = 10; "
-        "measured: at most 0.9700 for k = 5 by embedding_16, 0.9990 for k = 10 by embedding_16"
+        "measured: at most 0.9700 for k = 5 by embedding_16 with rows as queries, "
+        "0.9990 for k = 10 by embedding_16 with queries"
     )
     with pytest.raises(SearchError) as python:
         mrl.search(indexed, "docs", ASKED[0], recall=0.9995)
@@ -223,7 +226,7 @@ def test_points_follow_renames_and_serve_nobody_without_their_prefix(indexed: Co
 
 def test_tune_measures_stores_and_search_uses_it(indexed: Conn) -> None:
     found = mrl.tune(indexed, "docs", ASKED, recall=0.9)
-    assert (found.chosen_by, found.confirmed_by, found.rows, found.sampled, found.built) == (60, 60, ROWS, False, ())
+    assert (found.chosen_by, found.confirmed_by, found.rows, found.source, found.built) == (60, 60, ROWS, "queries", ())
     assert found.best is not None
     assert found.best.recall >= 0.9
     assert found.best.recall_low <= found.best.recall <= found.best.recall_high
@@ -239,8 +242,9 @@ def test_tune_measures_stores_and_search_uses_it(indexed: Conn) -> None:
     (told, *_) = sentences(found)
     assert "embedding_16" in told or "Exact search is the answer" in told
     # Again replaces what was stored.
-    again = mrl.tune(indexed, "docs", sample=50, recall=0.9)
-    assert again.sampled
+    again = mrl.tune(indexed, "docs", sample=50, recall=0.9, also=[0.5])
+    assert again.source == "rows"
+    assert all(one.target_recall == (0.9 if one.recall >= 0.9 else 0.5) for one in again.points)
     assert len(indexed.execute(POINTS).fetchall()) == again.stored
     assert mrl.tune(indexed, "docs", ASKED, recall=0.9, store=False).stored == 0
     assert len(indexed.execute(POINTS).fetchall()) == again.stored
@@ -356,6 +360,8 @@ def test_bad_input(indexed: Conn) -> None:
         mrl.tune(indexed, "docs", ASKED[:1], recall=0.9)
     with pytest.raises(EvaluationError, match="kind 'random' cannot be built here"):
         mrl.tune(indexed, "docs", ASKED, recall=0.9, kinds=["random"])
+    with pytest.raises(SearchError, match="recall must be above 0 and at most 1, not 60"):
+        mrl.tune(indexed, "docs", ASKED, recall=0.9, also=[60])
     with pytest.raises(MrlError, match="expected 64"):
         mrl.tune(indexed, "docs", ASKED[:, :8], recall=0.9)
     with pytest.raises(SearchError, match="table nowhere does not exist"):

@@ -27,7 +27,7 @@ from tests.conftest import vectors
 
 
 def point(prefix: str = "a", recall: float = 0.98, p50: float = 1.0, **others: Any) -> OperatingPoint:
-    made = OperatingPoint(prefix, 10, 100, 100, 0.98, recall, recall - 0.01, 1.0, p50, 2 * p50, 1000, 50)
+    made = OperatingPoint(prefix, 10, 100, 100, 0.98, recall, recall - 0.01, 1.0, p50, 2 * p50, 1000, 50, "queries")
     return replace(made, **others)
 
 
@@ -80,13 +80,15 @@ def test_what_is_confirmed() -> None:
     a = {Point(n, 40): figures(n, recall, p50) for n, recall, p50 in [(10, 0.8, 1), (20, 0.98, 2), (30, 0.99, 3)]}
     b = {Point(10, 40): figures(10, 0.7, 5)}
     seen = {"a": a, "b": b}
-    first = to_confirm(seen, {}, 0.98)
+    first = to_confirm(seen, {}, [0.98])
     assert first == [("a", Point(10, 40)), ("a", Point(20, 40)), ("a", Point(30, 40))]
     # It was lucky: the next one, which is known already.
     missed = {("a", Point(20, 40)): figures(20, 0.97, 2)}
-    assert to_confirm(seen, missed, 0.98) == [("a", Point(30, 40))]
+    assert to_confirm(seen, missed, [0.98]) == [("a", Point(30, 40))]
     both = missed | {("a", Point(30, 40)): figures(30, 0.985, 3)}
-    assert to_confirm(seen, both, 0.98) == []
+    assert to_confirm(seen, both, [0.98]) == []
+    # Another recall has guesses of its own.
+    assert to_confirm(seen, both, [0.98, 0.6]) == [("a", Point(10, 40)), ("b", Point(10, 40))]
 
 
 def test_recommended() -> None:
@@ -107,7 +109,11 @@ def test_choose_point() -> None:
     assert choose_point("t", points, ["a", "b"], k=10, recall=0.98) == points[1]
     assert choose_point("t", points, ["a"], k=3, recall=0.98) == points[0]
     assert choose_point("t", [point("b"), point("a")], ["a", "b"], k=10, recall=0.98).prefix == "a"
-    with pytest.raises(SearchError, match=r"at most 0.9800 for k = 10 by a, 0.9800 for k = 10 by b. Run: mrl-pg tune"):
+    points[1] = replace(points[1], source="rows")
+    measured = (
+        r"at most 0.9800 for k = 10 by a with queries, 0.9800 for k = 10 by b with rows as queries. Run: mrl-pg tune"
+    )
+    with pytest.raises(SearchError, match=measured):
         choose_point("t", points, ["a", "b"], k=10, recall=0.99)
 
 
