@@ -51,8 +51,8 @@ def _scarce(run: Report) -> str | None:
         return None
     return (
         f"With {run.rows:,} rows the table takes {size(sizes['table'])} and all indexes {size(sizes['indexes'])}, more "
-        f"than shared_buffers ({buffers}): part of what was searched came from the system's cache, which is slower. "
-        "Fewer methods in a run leave more room for each."
+        f"than shared_buffers ({buffers}): part of what was searched may have come from the system's cache, which is "
+        "slower. Fewer methods in a run leave more room for each."
     )
 
 
