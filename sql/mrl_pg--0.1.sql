@@ -1294,7 +1294,7 @@ BEGIN
         USING query, mrl.filter_values(filter);
     -- Once the rows are there: what has failed is not recorded.
     IF options ? 'record' AND random() < (options ->> 'record')::double precision
-       AND has_function_privilege('mrl.record_query(regclass, vector, integer, jsonb, name, text)', 'EXECUTE') THEN
+       AND has_function_privilege('mrl.record_query'::regproc, 'EXECUTE') THEN
         PERFORM mrl.record_query(p.target, query, k, filter, p.embedding, options ->> 'model')
         FROM mrl.find_prefix(mrl.table_of(target), coalesce(options -> 'stages' -> 0 ->> 'prefix', prefix)) p;
     END IF;

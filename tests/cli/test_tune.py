@@ -50,8 +50,9 @@ def test_recorded_queries(run: Run, indexed: Conn, queries: str) -> None:
     result = run("tune", "papers", "--recall", "0.9", "--recorded")
     assert (result.exit_code, result.output) == (
         1,
-        "Error: there is no recorded query of embedding of papers to use: 0 recorded, 0 of them under a filter. Record "
-        "some without one: search with record=0.01.\n",
+        "Error: there is no recorded query of embedding of papers to use: 0 recorded, 0 of them under a filter; "
+        "those of another model or length are left out. Record some: search without a filter with record=0.01, and "
+        "commit.\n",
     )
     mrl.search_many(indexed, "papers", vectors(40, FULL_DIMS, seed=2), record=1)
     result = run("tune", "papers", "--recall", "0.9", "--recorded", "--sample", "30")

@@ -400,11 +400,11 @@ def test_many_at_a_time(docs: Conn, dsn: str) -> None:
 def test_read(docs: Conn, dsn: str) -> None:
     with pytest.raises(
         EvaluationError,
-        match=r"no recorded query of embedding of docs to use: 0 recorded, 0 of them under a filter\. Record",
+        match=r"no recorded query of embedding of docs to use: 0 recorded, 0 of them under a filter;",
     ):
         mrl.recorded_queries(docs, "docs")
     mrl.search(docs, "docs", ASKED[0], filter={"lang": "en"}, record=1)
-    with pytest.raises(EvaluationError, match=r"docs to use: 1 recorded, 1 of them under a filter\."):
+    with pytest.raises(EvaluationError, match=r"docs to use: 1 recorded for lab/small, 1 of them under a filter;"):
         mrl.recorded_queries(docs, "docs")
     mrl.search_many(docs, "docs", ASKED[1:], record=1)
     # Of another model, and of another length from before the column was made anew.
