@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ def connected(dsn: str) -> Iterator[Connection[tuple[Any, ...]]]:
 
     from mrl_pg.embedded import from_dsn
 
+    # It warns of what Ctrl-C has interrupted, besides us.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     with from_dsn(dsn) as conninfo:
         try:
             conn = psycopg.connect(conninfo, autocommit=True, fallback_application_name="mrl-pg")

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
+from psycopg.pq import TransactionStatus
 from typing_extensions import Self
 
 from mrl_pg import statements
@@ -102,6 +103,11 @@ class Scaffold:
     ) -> None:
         if not self._made:
             return
+        if self._conn.info.transaction_status == TransactionStatus.ACTIVE:
+            # Ctrl-C came between sending a statement and waiting for it, and nothing can be sent here any more.
+            with suppress(psycopg.Error):
+                self._conn.cancel_safe()
+            self._conn.close()
         if self._conn.closed:
             # Perhaps the server is there again.
             with suppress(psycopg.OperationalError), psycopg.connect(self._conninfo, autocommit=True) as conn:

@@ -103,8 +103,8 @@ def test_ctrl_c_leaves_nothing(dsn: str, indexed: Conn) -> None:
         wait_for(built)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
-    assert (process.returncode, out) == (130, "")
-    assert err == "\nStopped. Nothing was stored, and what was built is dropped again.\n"
+    assert (err, out) == ("\nStopped. Nothing was stored, and what was built is dropped again.\n", "")
+    assert process.returncode == 130
     assert indexed.execute("SELECT prefix FROM mrl.prefixes").fetchall() == [("embedding_8",)]
     counts = "SELECT (SELECT count(*) FROM mrl.bases), (SELECT count(*) FROM mrl.operating_points)"
     assert indexed.execute(counts).fetchall() == [(0, 0)]
