@@ -21,6 +21,11 @@ from tests.conftest import Conn, database, vectors
 FULL, DIMS = 32, 8
 ROWS = [to_text(row) for row in vectors(4, FULL)]
 INDEX = "docs_embedding_8_halfvec_cosine_ops_idx"
+# On tables of users.
+OURS = (
+    "FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid "
+    "WHERE NOT tgisinternal AND c.relnamespace <> 'mrl'::regnamespace"
+)
 REGISTRY = "SELECT target::text, embedding, prefix, index::text FROM mrl.prefixes ORDER BY 1, position"
 
 
@@ -306,9 +311,7 @@ def test_names_of_all_kinds(pg: int, dsn: str, conn: Conn, name: str) -> None:
     mrl.drop_prefix(conn, (name, name), prefix)
     columns = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
     assert [row[0] for row in conn.execute(columns, [target])] == ["id", f"k{name[1:]}", name]
-    assert one(conn, "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgrelid <> 'mrl.bases'::regclass") == (
-        0,
-    )
+    assert one(conn, f"SELECT count(*) {OURS}") == (0,)
 
 
 def test_names_are_cut_as_in_python(tx: Conn) -> None:
@@ -350,7 +353,7 @@ def test_an_index_is_named_after_what_it_is(
 
 def test_adding_again_changes_nothing(tx: Conn) -> None:
     make(tx)
-    ours = "SELECT xmin, tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid <> 'mrl.bases'::regclass"
+    ours = f"SELECT t.xmin, tgname {OURS}"
     before = one(tx, ours)
     assert one(tx, "SELECT mrl.add_prefix('public.docs', 'embedding', 8, model => '')") == ("embedding_8",)
     assert one(tx, ours) == before
