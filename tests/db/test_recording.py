@@ -309,6 +309,7 @@ def test_a_cancel_is_not_swallowed(docs: Conn, dsn: str) -> None:
 def test_nobody_waits_for_a_lock(docs: Conn, dsn: str) -> None:
     with psycopg.connect(dsn) as other:
         other.execute("LOCK TABLE mrl.recorded_queries IN ACCESS EXCLUSIVE MODE")
+        docs.execute("SET statement_timeout = '5s'")  # or who waits would do so for ever
         began = time.monotonic()
         with docs.transaction():
             assert len(mrl.search(docs, "docs", ASKED[0], record=1)) == 10
