@@ -26,7 +26,7 @@ NOT_RUN = {
     "not run: installs",
     "not run: needs a Docker engine",
     "not run: needs an API key",
-    "not run: takes a quarter of an hour",
+    "not run: takes twenty minutes",
 }
 
 
