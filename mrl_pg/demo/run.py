@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from mrl_pg import SearchResult, __version__, embedded, migrate
 from mrl_pg.demo import lsa, openai
 from mrl_pg.demo.corpus import Entry, read_stdlib
 from mrl_pg.errors import MrlError
+from mrl_pg.install import install_files
 
 Embedder = Literal["lsa", "openai"]
 Conn: TypeAlias = psycopg.Connection[tuple[Any, ...]]
@@ -104,7 +106,9 @@ def demo(
         done(f"PostgreSQL {_server_version(conn)} with pgvector, in {directory / embedder}")
         conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
         # The last thing that the set-up leaves, so one that was stopped is done again.
-        mark = f"Standard library of Python {platform.python_version()}, mrl-pg {__version__}"
+        # The SQL is in it because it changes in a checkout, whose version stays.
+        files = zlib.crc32(b"".join(path.read_bytes() for path in install_files(None)))
+        mark = f"Standard library of Python {platform.python_version()}, mrl-pg {__version__}, SQL {files:08x}"
         if not fresh and _value(conn, _READ_MARK, _FULL_INDEX) == mark and (embedder == "openai" or model.exists()):
             done("Everything is there from the last time (--fresh starts over)")
         else:

@@ -13,6 +13,7 @@ import numpy as np
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from psycopg import sql
 
 from mrl_pg import embedded
 from mrl_pg.cli import main
@@ -101,11 +102,16 @@ def test_a_query_of_unknown_words(directory: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("change", ["stopped", "model lost", "--fresh"])
+@pytest.mark.parametrize("change", ["stopped", "other SQL", "model lost", "--fresh"])
 def test_starts_over(directory: Path, change: str) -> None:
     if change == "stopped":
         with embedded.server(directory / "lsa") as dsn, psycopg.connect(dsn) as conn:
             conn.execute("DROP INDEX stdlib_full_idx")
+    elif change == "other SQL":
+        with embedded.server(directory / "lsa") as dsn, psycopg.connect(dsn) as conn:
+            ((mark,),) = conn.execute("SELECT obj_description('stdlib_full_idx'::regclass, 'pg_class')").fetchall()
+            assert re.search(r", SQL [0-9a-f]{8}$", mark)
+            conn.execute(sql.SQL("COMMENT ON INDEX stdlib_full_idx IS {}").format(mark[:-8] + 8 * "0"))
     elif change == "model lost":
         (directory / "lsa.npz").unlink()
     arguments = ["--fresh"] if change == "--fresh" else []
