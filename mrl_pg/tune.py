@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,6 +92,13 @@ def _projected(point: Scanned, candidates: int) -> float:
     return by_index + candidates
 
 
+class _Tried(NamedTuple):
+    prefix: str
+    point: Point
+    recall: float
+    p50_ms: float
+
+
 def to_confirm(
     seen: Mapping[str, Mapping[Point, Figures]],
     confirmed: Mapping[tuple[str, Point], Figures],
@@ -104,9 +111,12 @@ def to_confirm(
     """
     front: list[tuple[str, Point]] = []
     if not confirmed:
-        prefix_of = {id(one): prefix for prefix, points in seen.items() for one in points.values()}
-        everything = [one for points in seen.values() for one in points.values()]
-        front = [(prefix_of[id(one)], one.point) for one in pareto(everything)]
+        tried = (
+            _Tried(prefix, point, one.recall, one.p50_ms)
+            for prefix, points in seen.items()
+            for point, one in points.items()
+        )
+        front = [(one.prefix, one.point) for one in pareto(tried)]
     for (prefix, points), recall in product(seen.items(), recalls):
         good = sorted((one for one in points.values() if one.recall >= recall), key=lambda one: one.p50_ms)
         for one in good:

@@ -51,6 +51,12 @@ def growth(runs: Sequence[Report]) -> Growth:
     )
 
 
+def law_of(report: Report, method: str, figure: str, target: float | None = None) -> Law | None:
+    """Returns how a figure of a method grows; None where that is not known."""
+    laws = report.growth.laws if report.growth else []
+    return next((one.law for one in laws if (one.method, one.figure, one.target) == (method, figure, target)), None)
+
+
 def method_of(run: Report, method: str) -> MethodReport:
     """Returns what a run says of a method."""
     return next(one for one in run.methods if one.name == method)

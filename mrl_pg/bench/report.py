@@ -85,6 +85,10 @@ class Law:
     error: float | None
     points: int
 
+    def __str__(self) -> str:
+        """Returns the exponent with its standard error: ``0.31 ±0.04``."""
+        return f"{self.exponent:.2f}" if self.error is None else f"{self.exponent:.2f} ±{self.error:.2f}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grown:

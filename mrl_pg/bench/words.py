@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mrl_pg.bench.growth import BY_TARGET, chosen_of, law_of
 from mrl_pg.bench.report import BASELINE, Chosen, Report
 from mrl_pg.points import Figures
 from mrl_pg.report.units import count, duration, size, with_interval
@@ -111,27 +112,20 @@ def _short_memory(report: Report, target: float) -> str:
 def _grown(report: Report, target: float) -> str:
     """How the latency of the fastest and of the baseline grew."""
     found, first = _first(report.chosen, target), report.runs[0]
-    laws = {one.method: one.law for one in report.growth.laws if one.target == target} if report.growth else {}
-    names = [name for name in dict.fromkeys([found.method if found else "", BASELINE]) if laws.get(name)]
     said = []
-    for name in names:
-        law, before = laws[name], _of(first, name, target)
-        if law is None or before is None or not before.reached:
+    for name in dict.fromkeys([found.method if found else BASELINE, BASELINE]):
+        law = law_of(report, name, BY_TARGET, target)
+        if law is None or not (before := chosen_of(first, name, target)).reached:
             continue
-        error = "" if law.error is None else f" ± {law.error:.2f}"
-        after = _of(report, name, target)
-        then = f", {_what(before.figures)} became {_what(after.figures)}" if after and after.reached else ""
-        said.append(f"that of {name} as rows ^ {law.exponent:.2f}{error}{then}")
+        after = chosen_of(report, name, target)
+        then = f", {_what(before.figures)} became {_what(after.figures)}" if after.reached else ""
+        said.append(f"that of {name} as rows ^ {law}{then}")
     if not said:
         return ""
     return (
         f"From {count(first.rows)} to {count(report.rows)} rows the median latency for {target:g} grew so: "
         f"{'; '.join(said)}."
     )
-
-
-def _of(run: Report, method: str, target: float) -> Chosen | None:
-    return next((one for one in run.chosen if (one.method, one.target) == (method, target)), None)
 
 
 def _first(chosen: Sequence[Chosen], target: float) -> Chosen | None:

@@ -91,12 +91,11 @@ def _print_chosen(chosen: Sequence[Chosen], clients: int) -> None:
 
 def _print_growth(report: Report) -> None:
     """Prints the figures with each number of rows, and under those of a method the exponents."""
-    from mrl_pg.bench.growth import chosen_of, method_of
+    from mrl_pg.bench.growth import BY_TARGET, OF_METHOD, chosen_of, law_of, method_of
 
     targets = report.environment["targets"]
     columns = ["method", "rows", "index", "build s"]
     columns += [name for target in targets for name in (f"recall ≥ {target:g}", "cand/ef", "p50 ms")]
-    laws = {(one.method, one.figure, one.target): one.law for one in report.growth.laws} if report.growth else {}
     rows: list[list[str | None]] = []
     for name in (one.name for one in report.methods):
         for run in report.runs:
@@ -108,17 +107,15 @@ def _print_growth(report: Report) -> None:
                 row += [_recall(one), _point(one), _number(one.figures.p50_ms, 2)]
             rows.append(row)
         row = [name, "exponent"]
-        row += [_exponent(laws.get((name, figure, None))) for figure in ("index_bytes", "build_seconds")]
+        row += [_exponent(law_of(report, name, figure)) for figure in OF_METHOD]
         for target in targets:
-            row += [None, None, _exponent(laws.get((name, "p50_ms", target)))]
+            row += [None, None, _exponent(law_of(report, name, BY_TARGET, target))]
         rows.append(row)
     print_table(columns, rows, right=1, whole=True)
 
 
 def _exponent(law: Law | None) -> str | None:
-    if law is None:
-        return None
-    return f"{law.exponent:.2f}" if law.error is None else f"{law.exponent:.2f} ±{law.error:.2f}"
+    return None if law is None else str(law)
 
 
 def _recall(one: Chosen) -> str:

@@ -30,7 +30,7 @@ Examples:
     "file",
     type=click.Path(exists=True, dir_okay=False, readable=True),
     help="The queries: npz with an array queries, or jsonl with a line {id, embedding or text} each; recorded "
-    "ones, or where there are none rows of the table, if left out.",
+    "ones, or where there are fewer than 20 rows of the table, if left out.",
 )
 @click.option(
     "--recorded/--no-recorded",
@@ -67,7 +67,7 @@ def watch(
     For cron and CI. Each query is answered by comparing every row and by the search as applications send it; the recall
     is printed with its 95 % interval and stored in mrl.recall_history. Texts are embedded first, which needs
     OPENAI_API_KEY. Without --queries those are replayed that searches without a filter have recorded (record=), and
-    where there are none rows of the table, which is optimistic.
+    where there are fewer than 20 rows of the table, which is optimistic.
     """
     import mrl_pg.psycopg as mrl
     from mrl_pg.queries import read_queries

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from pgvector.sqlalchemy import HALFVEC, VECTOR
@@ -17,14 +16,15 @@ from sqlalchemy.sql import ColumnElement
 from typing_extensions import Unpack
 
 from mrl_pg import statements
-from mrl_pg.errors import NotInstalledError, SearchError
+from mrl_pg.errors import SearchError
 from mrl_pg.recording import draws
-from mrl_pg.registry import TARGET_SECONDS, Target, choose_prefixes, read_target, settle
+from mrl_pg.registry import Target, choose_prefixes, settle
 from mrl_pg.search import Hit, SearchOptions, SearchPlan, SearchResult, search_plan
 from mrl_pg.spec import Matryoshka, Prefix
 from mrl_pg.sqlalchemy.basis import bases_of
 from mrl_pg.sqlalchemy.model import INFO_KEY
 from mrl_pg.sqlalchemy.recording import record as record_queries
+from mrl_pg.sqlalchemy.target import describe, forget, is_known, name_of
 from mrl_pg.vectors import Bases, VectorLike, query_vectors, to_text
 
 Row = TypeVar("Row")
@@ -32,9 +32,6 @@ Filter: TypeAlias = Sequence[ColumnElement[bool]] | ColumnElement[bool]
 # scoped_session stands for the Session of a thread or request.
 AnySession: TypeAlias = orm.Session | orm.scoped_session[Any] | sa.Connection
 Conditions: TypeAlias = tuple[ColumnElement[bool], ...]
-
-# Where a DBAPI connection keeps what it knows of tables (Connection.info): one thread at a time has it.
-_TARGETS = "mrl_pg_targets"
 
 
 def search(
@@ -229,7 +226,7 @@ class _Searched(NamedTuple):
     def record(self, queries: Sequence[VectorLike], filter: Filter) -> None:
         """Returns nothing; records some of its queries, and of conditions their text."""
         where = _conditions(filter)
-        table = _name(self.connection, self.source.table)
+        table = name_of(self.connection, self.source.table)
         text = str(sa.and_(*where)) if where else None
         record_queries(self.connection, table, queries, self.prefix, self.plan, text)
 
@@ -253,7 +250,7 @@ def _searched(
         bind_arguments = {"mapper": source.mapper} if source.mapper else {}
         connection = session.connection(bind_arguments=bind_arguments)
     while True:
-        fresh = _name(connection, source.table) not in connection.info.get(_TARGETS, {})
+        fresh = not is_known(connection, source.table)
         known = describe(connection, source.table)
         try:
             chosen, plan = settle(known, prefix, plan)
@@ -284,35 +281,6 @@ def _conditions(filter: Filter) -> Conditions:
     if isinstance(filter, str | Mapping) or not all(isinstance(part, ColumnElement) for part in filter):
         raise SearchError(f"filter must be conditions on the target, not {filter!r}. Pass [Document.lang == 'en'].")
     return tuple(filter)
-
-
-def describe(connection: sa.Connection, table: sa.Table) -> Target:
-    """Returns what the database knows of a table: its key, columns and prefixes.
-
-    Schemas are translated as the connection translates them (schema_translate_map). Where the search_path decides
-    which table a name means, tables of one name are taken to have the same prefixes.
-    """
-    schema, name = _name(connection, table)
-    known = connection.info.setdefault(_TARGETS, {})
-    expires, found = known.get((schema, name), (0.0, None))
-    if found is not None and expires > time.monotonic():
-        return cast("Target", found)
-    if not connection.scalar(statements.PROBE):
-        raise NotInstalledError()
-    rows = connection.execute(statements.DESCRIBE, {"schema": schema, "name": name}).all()
-    found = read_target((schema, name), rows)
-    known[schema, name] = (time.monotonic() + TARGET_SECONDS, found)
-    return found
-
-
-def forget(connection: sa.Connection, table: sa.Table) -> None:
-    """Returns nothing; the next search on this connection reads afresh what the database knows of a table."""
-    connection.info.get(_TARGETS, {}).pop(_name(connection, table), None)
-
-
-def _name(connection: sa.Connection, table: sa.Table) -> tuple[str | None, str]:
-    translated = connection.get_execution_options().get("schema_translate_map", {})
-    return translated.get(table.schema, table.schema), table.name
 
 
 def _result(source: _Source, rows: Sequence[sa.Row[Any]], plan: SearchPlan) -> SearchResult[Any]:

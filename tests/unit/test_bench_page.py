@@ -118,8 +118,8 @@ def test_charts_and_tables_hold_the_figures() -> None:
     }
     exponents = {row[0]: row for row in growth.table.rows if row[1] == "exponent"}
     assert exponents["half"] == (
-        *("half", "exponent", "1.00 ± 0.00", "1.00 ± 0.00"),
-        *(None, None, None, "0.50 ± 0.00", None, None, None, "0.50 ± 0.00"),
+        *("half", "exponent", "1.00 ±0.00", "1.00 ±0.00"),
+        *(None, None, None, "0.50 ±0.00", None, None, None, "0.50 ±0.00"),
     )
     assert exponents["binary-1536"][-1] == "0.50"
     tried = {(row[0], row[3]) for row in found["every-setting"].table.rows}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from mrl_pg.bench.growth import chosen_of, method_of
+from mrl_pg.bench.growth import BY_TARGET, OF_METHOD, chosen_of, law_of, method_of
 from mrl_pg.bench.page.marks import Group, groups, recall_cells, setting, tip
-from mrl_pg.bench.report import Chosen, Law, MethodReport, Report
+from mrl_pg.bench.report import Chosen, MethodReport, Report
 from mrl_pg.report.chart import Axis, Cell, Chart, Figure, Mark, Series, Table, log_axis, value_axis
 from mrl_pg.report.units import BYTE_UNITS, MS_UNITS, TIME_UNITS, count, duration, milliseconds, size
 
@@ -16,20 +17,8 @@ def growth(report: Report) -> list[Figure]:
     return [_figure(report, group) for group in groups(report)]
 
 
-def exponent(law: Law | None) -> str:
-    """Returns an exponent with its standard error: ``0.31 ± 0.04``."""
-    if law is None:
-        return "–"
-    return f"{law.exponent:.2f}" if law.error is None else f"{law.exponent:.2f} ± {law.error:.2f}"
-
-
-def laws_of(report: Report) -> dict[tuple[str, str, float | None], Law | None]:
-    """Returns the laws by method, figure and target."""
-    return {(one.method, one.figure, one.target): one.law for one in report.growth.laws} if report.growth else {}
-
-
 def _figure(report: Report, group: Group) -> Figure:
-    k, runs, laws = report.k, report.runs, laws_of(report)
+    k, runs = report.k, report.runs
     targets: Sequence[float] = report.environment["targets"]
     x = value_axis("rows", [run.rows for run in runs], lambda rows: count(int(rows)))
 
@@ -43,7 +32,7 @@ def _figure(report: Report, group: Group) -> Figure:
             return None
 
         def marks(name: str) -> tuple[Mark, ...]:
-            grows = f"p50 grows as rows ^ {exponent(laws.get((name, 'p50_ms', target)))}"
+            grows = f"p50 grows as rows ^ {_exponent(report, name, BY_TARGET, target)}"
             return tuple(Mark(rows, one.figures.p50_ms, _tip(rows, one, k, grows)) for rows, one in found[name])
 
         y = log_axis("p50, ms", known, MS_UNITS, milliseconds)
@@ -54,7 +43,7 @@ def _figure(report: Report, group: Group) -> Figure:
             return float(getattr(one, figure))
 
         def marks(name: str) -> tuple[Mark, ...]:
-            grows = f"grows as rows ^ {exponent(laws.get((name, figure, None)))}"
+            grows = f"grows as rows ^ {_exponent(report, name, figure)}"
             return tuple(
                 Mark(
                     run.rows,
@@ -83,6 +72,10 @@ def _figure(report: Report, group: Group) -> Figure:
     )
 
 
+def _exponent(report: Report, *law: Any) -> str:
+    return str(law_of(report, *law) or "–")
+
+
 def _series(group: Group, marks: Callable[[str], tuple[Mark, ...]]) -> tuple[Series, ...]:
     return tuple(Series(name, look, found) for name, look in group.looks.items() if (found := marks(name)))
 
@@ -102,7 +95,7 @@ def _columns(k: int, targets: Sequence[float]) -> tuple[str, ...]:
 
 def _rows(report: Report, group: Group) -> list[tuple[Cell, ...]]:
     """The figures with each number of rows, and under those of a method the exponents."""
-    laws, targets = laws_of(report), report.environment["targets"]
+    targets = report.environment["targets"]
     rows: list[tuple[Cell, ...]] = []
     for name in group.looks:
         for run in report.runs:
@@ -113,8 +106,8 @@ def _rows(report: Report, group: Group) -> list[tuple[Cell, ...]]:
                 missed = "" if one.reached else ", missed"
                 row += [*recall_cells(one.figures), setting(one, name), f"{one.figures.p50_ms:.2f}{missed}"]
             rows.append(tuple(row))
-        row = [name, "exponent", *(exponent(laws.get((name, of, None))) for of in ("index_bytes", "build_seconds"))]
+        row = [name, "exponent", *(_exponent(report, name, figure) for figure in OF_METHOD)]
         for target in targets:
-            row += [None, None, None, exponent(laws.get((name, "p50_ms", target)))]
+            row += [None, None, None, _exponent(report, name, BY_TARGET, target)]
         rows.append(tuple(row))
     return rows
