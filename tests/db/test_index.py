@@ -262,8 +262,10 @@ def test_server_gone(dsn: str, conn: Conn) -> None:
     with psycopg.connect(dsn) as writer, psycopg.connect(dsn, autocommit=True) as builder:
         writer.execute("UPDATE documents SET id = id WHERE id = 0")
         terminate = "SELECT pg_terminate_backend(%s)"
-        threading.Timer(0.5, lambda: conn.execute(terminate, (builder.info.backend_pid,))).start()
+        timer = threading.Timer(0.5, conn.execute, (terminate, (builder.info.backend_pid,)))
+        timer.start()
         with pytest.raises(psycopg.OperationalError):
             mrl.create_index(builder, "documents")
+        timer.join()  # the builder may hear of its end before the timer's connection has its answer
     assert mrl.create_index(conn, "documents") == INDEX
     assert indexes(conn) == {INDEX: True}
