@@ -20,7 +20,7 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.operations import MigrateOperation, ops
 
 from mrl_pg import statements
-from mrl_pg.alembic.implementation import has_valid_index, installed_version
+from mrl_pg.alembic.implementation import has_valid_index, installed_version, is_partitioned
 from mrl_pg.alembic.index_operations import CreatePrefixIndexOp, DropPrefixIndexOp
 from mrl_pg.alembic.operations import InstallOp, UpgradeOp, call
 from mrl_pg.alembic.prefix_operations import (
@@ -94,17 +94,17 @@ def compare_prefixes(context: AutogenContext, upgrade_ops: ops.UpgradeOps, schem
                     rewritten.append(_create_index(table, spec))
                 continue
             _check_same(table, spec, there[spec.prefix])
-            index = _create_index(table, spec, concurrently=True, notes=_notes(spec, kept[key]))
+            index = _create_index(table, spec, notes=_notes(spec, kept[key]))
             if not has_valid_index(connection, index):
                 log.info("Detected added index of prefix '%s.%s'", table.name, spec.prefix)
-                indexes.append(index)
+                indexes.append(replace(index, concurrently=not is_partitioned(connection, index)))
 
     if installed is None and any(isinstance(operation, AddPrefixOp) for operation in rewritten):
         rewritten.insert(0, InstallOp())
     if installed is not None and declared and version_key(installed) < version_key(SCHEMA_VERSION):
         rewritten.insert(0, UpgradeOp(installed))
     if rewritten and indexes:
-        log.info("The index is built concurrently: left for a revision of its own, after this one")
+        log.info("The index is left for a revision of its own, after this one")
     upgrade_ops.ops = rewritten or indexes
 
 
@@ -174,7 +174,7 @@ def _rewrite(
             gone = {o.column_name for o in operation.ops if isinstance(o, ops.DropColumnOp)}
             others, drops = _split(operation, specs, there)
             asked = [drop for drop in drops if key in dropped or drop.embedding in gone]
-            kept[key] += _worth_telling([drop for drop in drops if drop not in asked], specs)
+            kept[key] += _worth_telling(connection, [drop for drop in drops if drop not in asked], specs)
             operation.ops = [*asked, *others]
             if operation.is_empty():
                 continue
@@ -208,7 +208,9 @@ def _split(
     return others, [*indexes, *(_drop_prefix(modify, prefix) for prefix in dropped)]
 
 
-def _worth_telling(drops: Sequence[PrefixOperation], specs: Sequence[Matryoshka]) -> Iterator[PrefixOperation]:
+def _worth_telling(
+    connection: sa.Connection, drops: Sequence[PrefixOperation], specs: Sequence[Matryoshka]
+) -> Iterator[PrefixOperation]:
     """Yields the drops without those of indexes that go with their prefix, or are declared under another name."""
     dropped = {drop.prefix for drop in drops if isinstance(drop, DropPrefixOp)}
     declared = {(spec.prefix, spec.m, spec.ef_construction) for spec in specs}
@@ -218,7 +220,7 @@ def _worth_telling(drops: Sequence[PrefixOperation], specs: Sequence[Matryoshka]
         elif isinstance(drop, DropPrefixIndexOp):
             graph = (drop.prefix, drop.m, drop.ef_construction)
             if drop.prefix not in dropped and graph not in declared:
-                yield replace(drop, concurrently=True)
+                yield replace(drop, concurrently=not is_partitioned(connection, drop))
 
 
 def _indexed(drop: ops.DropIndexOp, present: Mapping[str, Prefix]) -> Prefix | None:
@@ -269,9 +271,7 @@ def _add_prefix(table: sa.Table, spec: Matryoshka) -> AddPrefixOp:
     )
 
 
-def _create_index(
-    table: sa.Table, spec: Matryoshka, *, concurrently: bool = False, notes: Sequence[str] = ()
-) -> CreatePrefixIndexOp:
+def _create_index(table: sa.Table, spec: Matryoshka, *, notes: Sequence[str] = ()) -> CreatePrefixIndexOp:
     return CreatePrefixIndexOp(
         table.name,
         spec.column,
@@ -281,7 +281,6 @@ def _create_index(
         layer_norm=spec.layer_norm,
         m=spec.m,
         ef_construction=spec.ef_construction,
-        concurrently=concurrently,
         notes=notes,
     )
 

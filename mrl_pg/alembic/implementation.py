@@ -192,6 +192,11 @@ def has_valid_index(connection: sa.Connection, operation: PrefixIndexOperation) 
     return any(valid for _, _, valid in connection.execute(indexes))
 
 
+def is_partitioned(connection: sa.Connection, operation: PrefixOperation) -> bool:
+    """Returns whether the table of an operation is partitioned: no index of it is built or dropped concurrently."""
+    return bool(connection.scalar(statements.IS_PARTITIONED.bindparams(target=operation.target)))
+
+
 def _with_dims(operations: Operations, operation: Operation) -> Operation:
     """Returns an operation with its dims, which are those of the embedding where they were left out."""
     if operation.dims is not None or operations.get_context().as_sql:

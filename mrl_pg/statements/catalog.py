@@ -75,6 +75,10 @@ SELECT atttypmod FROM pg_catalog.pg_attribute
 WHERE attrelid = CAST(:target AS regclass) AND attname = :embedding AND atttypmod > 0 AND NOT attisdropped
 """).bindparams(sa.bindparam("target", type_=sa.Text), sa.bindparam("embedding", type_=sa.Text))
 
+IS_PARTITIONED = sa.text(
+    "SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = CAST(:target AS regclass)"
+).bindparams(sa.bindparam("target", type_=sa.Text))
+
 # Every prefix with the schema and name of its table.
 PREFIXES = sa.text("""
 SELECT n.nspname::text, c.relname::text, to_jsonb(p)::text
