@@ -246,7 +246,10 @@ def test_a_second_build_waits_for_the_first(dsn: str, conn: Conn) -> None:
 
         again = threading.Thread(target=build)
         again.start()
-        time.sleep(0.5)
+        waiting = "SELECT FROM pg_locks WHERE relation = 'documents'::regclass AND NOT granted"
+        deadline = time.monotonic() + 30
+        while not conn.execute(waiting).fetchall() and time.monotonic() < deadline:
+            time.sleep(0.01)
         writer.commit()
         again.join()
 
