@@ -46,7 +46,7 @@ def test_index(dsn: str, papers: Conn) -> None:
         # A build that began before is too quick to be stopped.
         wait_for(waits)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        wait_for(lambda: not waits())
         writer.commit()
         out, err = process.communicate()
     assert (process.returncode, out) == (130, "")

@@ -211,7 +211,9 @@ def test_ctrl_c_leaves_nothing(dsn: str, conn: Conn) -> None:
 
     def interrupt(writer: Conn) -> None:
         _thread.interrupt_main()
-        time.sleep(0.5)
+        deadline = time.monotonic() + 30
+        while conn.execute("SELECT FROM pg_stat_progress_create_index").fetchall() and time.monotonic() < deadline:
+            time.sleep(0.01)
         writer.commit()
 
     _, error = blocked_build(dsn, interrupt)
