@@ -11,7 +11,7 @@ from mrl_pg.cli.connection import connected, dsn_option
 from mrl_pg.cli.errors import Stopped
 from mrl_pg.cli.output import print_sql, progress, sql_option
 from mrl_pg.cli.prefixes import prefix_option
-from mrl_pg.spec import DEFAULT_EF_CONSTRUCTION, DEFAULT_M
+from mrl_pg.cli.schema import ef_construction_option, m_option
 
 if TYPE_CHECKING:
     import psycopg
@@ -20,14 +20,8 @@ if TYPE_CHECKING:
 @click.command(epilog="\b\nExample:\n  mrl-pg index documents")
 @click.argument("table")
 @prefix_option
-@click.option("--m", type=int, default=DEFAULT_M, show_default=True, help="Links per node of the HNSW graph.")
-@click.option(
-    "--ef-construction",
-    type=int,
-    default=DEFAULT_EF_CONSTRUCTION,
-    show_default=True,
-    help="Candidates looked at per insert into the graph.",
-)
+@m_option
+@ef_construction_option
 @click.option("--allow-missing", is_flag=True, help="Build while rows lack their prefix.")
 @click.option("--no-concurrently", is_flag=True, help="Build faster, and let writes to the table wait.")
 @dsn_option

@@ -8,7 +8,7 @@ import click
 
 from mrl_pg.cli.connection import connected, dsn_option, engine_on
 from mrl_pg.cli.output import print_sql, sql_option
-from mrl_pg.spec import DECLARED_KINDS, OPERATORS, WHOLE_KINDS, Matryoshka
+from mrl_pg.spec import DECLARED_KINDS, DEFAULT_EF_CONSTRUCTION, DEFAULT_M, OPERATORS, WHOLE_KINDS, Matryoshka
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -29,6 +29,14 @@ distance_option = click.option(
     default="cosine",
     show_default=True,
     help="How far apart embeddings are; smaller is nearer.",
+)
+m_option = click.option("--m", type=int, default=DEFAULT_M, show_default=True, help="Links per node of the HNSW graph.")
+ef_construction_option = click.option(
+    "--ef-construction",
+    type=int,
+    default=DEFAULT_EF_CONSTRUCTION,
+    show_default=True,
+    help="Candidates looked at per insert into the graph.",
 )
 model_option = click.option("--model", help="Model that makes the embeddings, for the record.")
 kind_option = click.option(
@@ -107,6 +115,8 @@ def uninstall(dsn: str, show_sql: bool) -> None:
 @kind_option
 @layer_norm_option
 @distance_option
+@m_option
+@ef_construction_option
 @model_option
 @click.option(
     "--embedding-type",

@@ -39,6 +39,7 @@ Examples:
 @click.option("--k", type=int, help="Rows to return; 10 if left out.")
 @click.option("--candidates", type=int, help="Rows to rerank; the larger of 100 and 10 times k if left out.")
 @click.option("--ef-search", type=int, help="Size of the HNSW candidate list, 1 to 1000; candidates if left out.")
+@click.option("--max-scan-tuples", type=int, help="Rows to look at before a filtered search gives up.")
 @click.option("--recall", type=float, help="Instead: the cheapest settings that reached this recall in mrl-pg tune.")
 @click.option("--prefix", help="Prefix column to use; the oldest with a valid index if left out.")
 @click.option(

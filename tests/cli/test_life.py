@@ -157,6 +157,11 @@ def test_create_table(run: Run, conn: Conn) -> None:
         "layer_norm": False,
     }
     assert run(*arguments, "halfvec").stderr == 'Error: relation "papers" already exists\n'
+    made = ("create-table", "careful", "--full-dims", "32", "--dims", "8", "--m", "8", "--ef-construction", "40")
+    assert "WITH (m = 8, ef_construction = 40)" in run(*made, "--sql").output
+    assert run(*made).exit_code == 0
+    (row,) = json.loads(run("status", "careful", "--json").output)
+    assert row["index"] == "careful_embedding_8_halfvec_cosine_ops_m8_ef40_idx"
 
 
 def test_create_table_installs_what_is_missing(bare_dsn: str) -> None:

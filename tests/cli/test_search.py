@@ -86,6 +86,7 @@ def test_needs_a_query(run: Run, query: str) -> None:
         (("--k", "0"), "k must be at least 1, not 0. k is the number of rows to return."),
         (("--k", "5", "--candidates", "4"), "candidates must be at least k = 5, not 4."),
         (("--ef-search", "1001"), "ef_search must be between 1 and 1000, not 1001."),
+        (("--max-scan-tuples", "0"), "max_scan_tuples must be "),
         (("--filter", "nope=1"), "column 'nope' of papers does not exist or is a vector."),
         (("--columns", "id,embedding"), "column 'embedding' of papers does not exist or is a vector."),
         (("--prefix", "embedding_4"), "papers has no prefix 'embedding_4'. It has: embedding_8."),
