@@ -11,7 +11,7 @@ from typing import Any
 from mrl_pg.errors import SearchError
 from mrl_pg.install import check_version
 from mrl_pg.operating import OperatingPoint, choose_point, read_point
-from mrl_pg.search import SearchPlan, plan_at
+from mrl_pg.search import SearchPlan, Stage, plan_at
 from mrl_pg.spec import Prefix
 
 # How long a connection trusts what it knows of a table. What makes a search fail is looked at again at once.
@@ -144,12 +144,26 @@ def choose_prefixes(target: Target, prefix: str | None, plan: SearchPlan) -> tup
                 f"{first.prefix} of {target} is a prefix of {first.embedding}, {other.prefix} of {other.embedding}. "
                 "Take all stages from one embedding."
             )
-    if first.model and plan.model and not same_model(first.model, plan.model):
+    model = first.model or known_model(target, first.embedding)
+    if model and plan.model and not same_model(model, plan.model):
         raise SearchError(
-            f"{first.embedding} of {target} holds embeddings of {first.model}, and a query of {plan.model} does not "
-            f"compare with them. Embed the query with {first.model}."
+            f"{first.embedding} of {target} holds embeddings of {model}, and a query of {plan.model} does not "
+            f"compare with them. Embed the query with {model}."
         )
     return chosen
+
+
+def searched_embedding(target: Target, prefix: str | None, stages: Sequence[Stage]) -> str:
+    """Returns the embedding column that a search by a prefix, or by stages, compares its query with.
+
+    :raises SearchError: as :func:`choose_prefix`.
+    """
+    return choose_prefix(target, stages[0].prefix if stages else prefix, exact=True).embedding
+
+
+def uses_basis(chosen: Sequence[Prefix], plan: SearchPlan) -> bool:
+    """Returns whether a search projects its query: by a rotated prefix, and not by exact search."""
+    return not plan.exact and any(prefix.basis for prefix in chosen)
 
 
 def known_model(target: Target, embedding: str) -> str | None:

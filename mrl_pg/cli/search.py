@@ -107,7 +107,8 @@ def search(
     query: Any = _read_vector(vector_file) if vector_file else None
     with connected(dsn) as conn:
         if text is not None:
-            query = _embed(conn, table, text, prefix, model, base_url=base_url, dimensions=dimensions)
+            aimed = {"prefix": prefix, "stages": asked["stages"]}
+            query = _embed(conn, table, text, model, aimed, base_url=base_url, dimensions=dimensions)
         if show_sql or explain:
             statement = mrl.search_sql(conn, table, query, **asked)
             if explain:
@@ -172,14 +173,15 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _embed(
-    conn: Connection[Any], table: str, text: str, prefix: str | None, model: str | None, **options: Any
+    conn: Connection[Any], table: str, text: str, model: str | None, aimed: dict[str, Any], **options: Any
 ) -> FloatArray:
     import mrl_pg.psycopg as mrl
     from mrl_pg.psycopg.embed import embed_query
-    from mrl_pg.registry import choose_prefix
+    from mrl_pg.registry import known_model, searched_embedding
 
-    model = model or choose_prefix(mrl.describe(conn, table), prefix, exact=True).model
-    return embed_query(conn, table, text, query_embedder(table, model, **options), prefix=prefix)
+    known = mrl.describe(conn, table)
+    model = model or known_model(known, searched_embedding(known, **aimed))
+    return embed_query(conn, table, text, query_embedder(table, model, **options), **aimed)
 
 
 def _read_vector(file: IO[bytes]) -> Any:

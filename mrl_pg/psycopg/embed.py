@@ -19,8 +19,8 @@ from mrl_pg.embedding import DEFAULT_BATCH_SIZE, EmbedProgress, Write, batches, 
 from mrl_pg.errors import EmbedError, MrlError
 from mrl_pg.psycopg.run import Packed, compiled, execute, execute_many
 from mrl_pg.psycopg.search import Result, describe, forget, search
-from mrl_pg.registry import TableName, choose_prefix, split_name
-from mrl_pg.search import SearchOptions
+from mrl_pg.registry import TableName, searched_embedding, split_name
+from mrl_pg.search import SearchOptions, Stage, search_plan
 from mrl_pg.statements.embedding import VECTOR_COLUMN, AddHashColumn, Task, foreign, waiting
 from mrl_pg.vectors import FloatArray, to_binary
 
@@ -128,14 +128,21 @@ def search_text(
     :param embedder: from :mod:`mrl_pg.embed`, or any function from texts to vectors.
     :raises EmbedError: for an empty text, for what the embedder refuses, or where it is another model than the table's.
     """
-    query = embed_query(conn, target, text, embedder, prefix=prefix)
+    stages = search_plan(**options).stages
+    query = embed_query(conn, target, text, embedder, prefix=prefix, stages=stages)
     return search(conn, target, query, columns=columns, filter=filter, prefix=prefix, record=record, **options)
 
 
 def embed_query(
-    conn: Connection[Any], target: TableName, text: str, embedder: TextFunction, *, prefix: str | None = None
+    conn: Connection[Any],
+    target: TableName,
+    text: str,
+    embedder: TextFunction,
+    *,
+    prefix: str | None = None,
+    stages: Sequence[Stage] = (),
 ) -> FloatArray:
-    """Returns the embedding (dims,) of a text, as a query for the embeddings of a prefix.
+    """Returns the embedding (dims,) of a text, as a query for the embeddings of a prefix, or of those of stages.
 
     :raises EmbedError: for an empty text, for what the embedder refuses, or where it is another model than the table's.
     """
@@ -143,7 +150,7 @@ def embed_query(
     # The connection comes second: where it opens a transaction, that does not wait for the model.
     vector = embed_one(text, embedder)
     known = describe(conn, target)
-    check_model(known, choose_prefix(known, prefix, exact=True).embedding, embedder.model)
+    check_model(known, searched_embedding(known, prefix, stages), embedder.model)
     return vector
 
 

@@ -23,7 +23,7 @@ from mrl_pg.psycopg.basis import bases_of
 from mrl_pg.psycopg.recording import recording
 from mrl_pg.psycopg.run import Rows, Steps, compiled, run, run_async
 from mrl_pg.recording import draws
-from mrl_pg.registry import TARGET_SECONDS, TableName, Target, read_target, settle, split_name
+from mrl_pg.registry import TARGET_SECONDS, TableName, Target, read_target, settle, split_name, uses_basis
 from mrl_pg.search import FilterShape, Hit, SearchOptions, SearchPlan, SearchResult, read_filter, search_plan
 from mrl_pg.spec import Prefix
 from mrl_pg.vectors import Bases, Packed, VectorLike, query_vectors, to_binary, to_text
@@ -136,7 +136,8 @@ def search_sql(
     names = _names(known, columns)
     bases = run(conn, bases_of(chosen, plan))
     full, shorts = query_vectors(query, chosen, bases, prefix_query)
-    parameters = values | {"query": to_text(full)} | {f"prefix_{n}": to_text(short) for n, short in enumerate(shorts)}
+    parameters = values | {"query": to_text(full), "mrl_table": _quoted(known)}
+    parameters |= {f"prefix_{n}": to_text(short) for n, short in enumerate(shorts)}
     return psycopg.ClientCursor(conn).mogrify(_search_text(known, chosen, plan, names, shape), parameters)
 
 
@@ -250,12 +251,23 @@ def _searched(
                 raise
             continue
         try:
-            return names, (yield statement, parameters(chosen, bases)), settled, chosen[0]
+            rows = yield statement, parameters(chosen, bases) | {"mrl_table": _quoted(known)}
+            if rows or fresh or not uses_basis(chosen, settled):
+                return names, rows, settled, chosen[0]
+            # Perhaps the table has other bases by now, and was not searched.
+            forget(conn, target)
+            there = yield from _describe(conn, target)
+            if there.prefixes == known.prefixes:
+                return names, rows, settled, chosen[0]
         except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
             forget(conn, target)
             # In a transaction of the caller's nothing more can run.
             if fresh or conn.info.transaction_status != TransactionStatus.IDLE:
                 raise
+
+
+def _quoted(known: Target) -> str:
+    return statements.quoted(known.schema, known.name)
 
 
 def _result(names: tuple[str, ...], rows: Rows, plan: SearchPlan) -> Result:

@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 from mrl_pg import statements
 from mrl_pg.errors import SearchError
 from mrl_pg.recording import draws
-from mrl_pg.registry import Target, choose_prefixes, settle
+from mrl_pg.registry import Target, choose_prefixes, settle, uses_basis
 from mrl_pg.search import Hit, SearchOptions, SearchPlan, SearchResult, search_plan
 from mrl_pg.spec import Matryoshka, Prefix
 from mrl_pg.sqlalchemy.basis import bases_of
@@ -244,34 +244,40 @@ def _searched(
     source = _source(target)
     if isinstance(session, sa.Connection):
         # A Connection knows no model instances.
-        source, connection = _source(source.table), session
+        source, connection, bound = _source(source.table), session, {}
     else:
         # With the mapper, so that a session that routes by get_bind() asks the database it would search.
-        bind_arguments = {"mapper": source.mapper} if source.mapper else {}
-        connection = session.connection(bind_arguments=bind_arguments)
+        bound = {"bind_arguments": {"mapper": source.mapper} if source.mapper else {}}
+        connection = session.connection(**bound)
     while True:
         fresh = not is_known(connection, source.table)
         known = describe(connection, source.table)
         try:
-            chosen, plan = settle(known, prefix, plan)
-            break
+            chosen, settled = settle(known, prefix, plan)
         except SearchError:
             forget(connection, source.table)
             if fresh:
                 raise
-    values = parameters(chosen, bases_of(connection, chosen, plan))
-    statement = build(source, chosen, plan, where) if where else _unfiltered(build, source, chosen, plan)
-    try:
-        if isinstance(session, sa.Connection):
-            return _Searched(connection, source, session.execute(statement, values).all(), plan, chosen[0])
-        result = session.execute(statement, values, bind_arguments=bind_arguments)
+            continue
+        values = parameters(chosen, bases_of(connection, chosen, settled))
+        if uses_basis(chosen, settled):
+            values["mrl_table"] = statements.quoted(known.schema, known.name)
+        statement = build(source, chosen, settled, where) if where else _unfiltered(build, source, chosen, settled)
+        try:
+            result = session.execute(statement, values, **bound)
+        except sa.exc.ProgrammingError:
+            # The table may have changed since it was described; the next search looks again.
+            forget(connection, source.table)
+            raise
         # A model may load collections by a join, which repeats rows.
         rows = result.unique().all() if source.mapper else result.all()
-        return _Searched(connection, source, rows, plan, chosen[0])
-    except sa.exc.ProgrammingError:
-        # The table may have changed since it was described; the next search looks again.
+        found = _Searched(connection, source, rows, settled, chosen[0])
+        if rows or fresh or not uses_basis(chosen, settled):
+            return found
+        # Perhaps the table has other bases by now, and was not searched.
         forget(connection, source.table)
-        raise
+        if describe(connection, source.table).prefixes == known.prefixes:
+            return found
 
 
 def _conditions(filter: Filter) -> Conditions:

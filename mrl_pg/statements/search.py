@@ -43,6 +43,10 @@ def search(
     back once all candidates are counted, and the last stage (mrl_hits) waits for that. The stages of a funnel
     (mrl_stage_2, ...) narrow the candidates down in between.
 
+    A query that was projected for one basis must not meet prefixes of another, which a table may have that took the
+    name of the one described. So with rotated prefixes the statement has a parameter more, ``mrl_table``, the name of
+    the table as SQL writes it, and finds nothing where that table does not have their bases.
+
     :param prefixes: the prefix of each stage before the rerank.
     :param query: the full query; a parameter of any type that casts to the type of the embedding.
     :param prefix_queries: the same for each prefix; an exact search leaves them out.
@@ -79,7 +83,11 @@ def hits(
         every = _exact(key, prefixes[0], plan, query, table, source, where).subquery("mrl_every")
         found = materialized(sa.select(*every.c).where(_is_number(every)), "mrl_hits")
         return found, sa.select(sa.func.count()).select_from(found).scalar_subquery()
-    before, ours = _settings(plan)
+    bases = _bases(prefixes)
+    before, ours = _settings(plan, bases)
+    if bases:
+        # A condition on no row: where it fails, the scan does not begin.
+        where = [sa.select(ours.c.ef_search).scalar_subquery().is_not(None), *where]
     first, *others = (
         sa.cast(short, prefix_type(p.kind, p.dims)) for p, short in zip(prefixes, prefix_queries, strict=True)
     )
@@ -126,7 +134,7 @@ def search_many(
             sa.literal_column("NULL", sa.BigInteger).label("mrl_received")
         )
     else:
-        before, ours = _settings(plan)
+        before, ours = _settings(plan, _bases(prefixes))
         # Every scan waits for the settings, because its query does.
         asked_cte = materialized(asked.join_from(given, ours, ours.c.ef_search.is_not(None)), "mrl_queries")
         orders = _orders(prefixes, plan, [asked_cte.c[name] for name in names], asked_cte.c.query)
@@ -183,15 +191,33 @@ def filter_conditions(target: Target, table: sa.FromClause, shape: FilterShape) 
 
 # Cached because building takes a third of a millisecond, and an application has few plans.
 @lru_cache(maxsize=256)
-def _settings(plan: SearchPlan) -> tuple[sa.CTE, sa.CTE]:
-    """Returns (mrl_before, mrl_settings): the caller's settings, and ours set."""
+def _settings(plan: SearchPlan, bases: tuple[str, ...]) -> tuple[sa.CTE, sa.CTE]:
+    """Returns (mrl_before, mrl_settings): the caller's settings, and ours set; no row of ours without the bases."""
     remembered = [sa.func.current_setting(text(name), sa.true()).label(_short(name)) for name in SETTINGS]
     before = materialized(sa.select(*remembered), "mrl_before")
     # The memory bound is lifted (1000 is pgvector's largest multiple of work_mem), so that max_scan_tuples is the
     # only one: at about 220 bytes a tuple, 20,000 take 4.4 MB.
     values = (str(plan.ef_search), "relaxed_order", str(plan.max_scan_tuples), "1000")
     ours = [_set(name, text(value)) for name, value in zip(SETTINGS, values, strict=True)]
-    return before, materialized(sa.select(*ours).select_from(before), "mrl_settings")
+    there = [_has_basis(basis) for basis in bases]
+    return before, materialized(sa.select(*ours).select_from(before).where(*there), "mrl_settings")
+
+
+def _bases(prefixes: Sequence[Prefix]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(prefix.basis for prefix in prefixes if prefix.basis is not None))
+
+
+def _has_basis(basis: str) -> ColumnElement[bool]:
+    """Whether the table of the parameter mrl_table has a prefix of a basis: its trigger names it, by an id that is
+    unique everywhere."""
+    triggers = sa.table("pg_trigger", sa.column("tgrelid"), sa.column("tgargs"), schema="pg_catalog")
+    arguments = sa.func.encode(triggers.c.tgargs, text("escape"))
+    return sa.exists(
+        sa.select(triggers.c.tgrelid).where(
+            triggers.c.tgrelid == sa.func.to_regclass(sa.bindparam("mrl_table", type_=sa.Text())),
+            sa.func.strpos(arguments, text(basis)) > sa.literal_column("0"),
+        )
+    )
 
 
 def _restored(before: sa.CTE, candidates: sa.FromClause) -> sa.CTE:

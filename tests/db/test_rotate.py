@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from psycopg import sql
+from sqlalchemy import orm
 
 import mrl_pg.basis
 import mrl_pg.psycopg as mrl
 from mrl_pg import SearchError, SpecError
 from mrl_pg.basis import cached
+from mrl_pg.sqlalchemy import search, search_many
 from mrl_pg.vectors import prefixes_of, to_text
 from tests.conftest import Conn, FloatArray, vectors
-from tests.db.doors import DOORS, Door
+from tests.db.doors import DOORS, Door, engine, mapped
 
 FULL, DIMS = 32, 8
 COLUMN = f"embedding_rot{DIMS}_v1"
@@ -38,8 +41,9 @@ def make(conn: Conn, rows: FloatArray = ROWS, kind: str = "vector", key: str = "
     assert mrl.rotate(conn, "docs", dims=DIMS, **options) == COLUMN
 
 
-def copy_in(conn: Conn, rows: FloatArray) -> None:
-    with conn.cursor().copy("COPY docs (id, embedding) FROM STDIN") as copy:
+def copy_in(conn: Conn, rows: FloatArray, table: str = "docs") -> None:
+    statement = sql.SQL("COPY {} (id, embedding) FROM STDIN").format(sql.Identifier(table))
+    with conn.cursor().copy(statement) as copy:
         for n, row in enumerate(rows):
             copy.write_row((n, to_text(row)))
 
@@ -286,6 +290,60 @@ def test_the_basis_is_fetched_once(conn: Conn) -> None:
     assert not rows.flags.writeable
 
 
+@pytest.mark.parametrize("change", ["another table takes the name", "the prefix is made again"])
+def test_a_query_never_meets_another_basis(dsn: str, conn: Conn, change: str) -> None:
+    """What a connection knows of a table may be a minute old, and both prefixes have the same name."""
+    ready(conn)
+    others = vectors(300, FULL, seed=11)[:, ::-1]  # whose directions are others
+    query = ROWS[0] + others[0]
+    table = sa.Table("docs", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("lang", sa.Text))
+    model = mapped(table)
+    with (
+        psycopg.connect(dsn, autocommit=True) as autocommit,
+        psycopg.connect(dsn) as transaction,
+        engine(dsn).connect() as connection,
+        orm.Session(engine(dsn)) as session,
+    ):
+        searches: list[Callable[[], Sequence[Any]]] = [
+            lambda: mrl.search(autocommit, "docs", query, candidates=40),
+            lambda: mrl.search(transaction, "docs", query, candidates=40),
+            lambda: mrl.search_many(transaction, "docs", [-query, query], candidates=40)[1],
+            lambda: search(connection, table, query, candidates=40),
+            lambda: search_many(connection, table, [-query, query], candidates=40)[1],
+            lambda: search(session, model, query, candidates=40),
+        ]
+
+        def found() -> list[list[int]]:
+            keys = [[hit.key for hit in search()] for search in searches]
+            for open_transaction in (transaction, connection, session):
+                open_transaction.rollback()
+            return keys
+
+        assert found() == [np.argsort(-(ROWS @ query))[:10].tolist()] * len(searches)
+        if change == "the prefix is made again":
+            mrl.drop_prefix(conn, "docs", COLUMN)
+            conn.execute("TRUNCATE docs; DELETE FROM mrl.bases")
+            copy_in(conn, others)
+            assert mrl.rotate(conn, "docs", dims=DIMS) == COLUMN
+            mrl.backfill(conn, "docs")
+            mrl.create_index(conn, "docs")
+        else:
+            conn.execute(f"CREATE TABLE next (id int PRIMARY KEY, lang text, embedding vector({FULL}))")
+            copy_in(conn, others, "next")
+            assert mrl.rotate(conn, "next", dims=DIMS) == COLUMN
+            mrl.backfill(conn, "next")
+            mrl.create_index(conn, "next")
+            conn.execute("ALTER TABLE docs RENAME TO old; ALTER TABLE next RENAME TO docs")
+        assert found() == [np.argsort(-(others @ query))[:10].tolist()] * len(searches)
+
+
+def test_a_search_that_finds_nothing_looks_whether_the_basis_has_changed(conn: Conn) -> None:
+    ready(conn)
+    for _ in range(2):
+        result = mrl.search(conn, "docs", ROWS[0], filter={"lang": "none"})
+        assert (list(result), result.received) == ([], 0)
+
+
 def test_a_search_uses_the_index(conn: Conn) -> None:
     make(conn, vectors(5_000, FULL))
     mrl.backfill(conn, "docs")
@@ -385,9 +443,9 @@ def test_a_basis_that_is_gone_all_the_same(conn: Conn) -> None:
     mrl_pg.basis._cache.clear()
     conn.execute("INSERT INTO docs (id, embedding) VALUES (1000, %s)", [to_text(ROWS[0])])
     assert [(row["missing"], row["impossible"]) for row in mrl.status(conn)] == [(1, 1)]
-    for search in (lambda: mrl.search(conn, "docs", ROWS[0]), lambda: mrl.backfill(conn, "docs")):
+    for use in (lambda: mrl.search(conn, "docs", ROWS[0]), lambda: mrl.backfill(conn, "docs")):
         with pytest.raises(SearchError, match=rf"basis .* of prefix {COLUMN} is not in mrl\.bases\. Restore"):
-            search()
+            use()
     with pytest.raises(psycopg.errors.UndefinedObject, match=r"is not in mrl\.bases"):
         conn.execute("SELECT * FROM mrl.search(NULL::docs, %s)", [to_text(ROWS[0])])
     assert mrl.search(conn, "docs", ROWS[0], exact=True, k=1)[0].key in (0, 1000)

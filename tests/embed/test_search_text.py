@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mrl_pg.psycopg as mrl
-from mrl_pg import DimensionError, EmbedError, SearchError
+from mrl_pg import DimensionError, EmbedError, SearchError, Stage
 from mrl_pg.embed import Embedder
 from tests.conftest import Conn
 from tests.embed.conftest import MODEL, Api, documents, fake, vector_of
@@ -36,6 +36,27 @@ def test_finds_what_the_vector_finds(filled: Conn, api: Api) -> None:
 
 def test_any_function_will_do(filled: Conn) -> None:
     assert mrl.search_text(filled, "documents", QUERY, fake(), k=1, exact=True)[0].key == 42
+
+
+def test_stages_say_which_embedding_is_searched(filled: Conn) -> None:
+    filled.execute("ALTER TABLE documents ADD title_embedding vector(32)")
+    filled.execute("UPDATE documents SET title_embedding = embedding")
+    mrl.add_prefix(filled, "documents", "title_embedding", dims=8, model="other")
+    mrl.backfill(filled, "documents", prefix="title_embedding_8")
+    mrl.create_index(filled, "documents", prefix="title_embedding_8")
+    stages = [Stage("title_embedding_8", 100)]
+    with pytest.raises(EmbedError, match=f"title_embedding .* holds embeddings of other, and those of {MODEL} "):
+        mrl.search_text(filled, "documents", QUERY, Embedder(fake(), MODEL), stages=stages)
+    assert mrl.search_text(filled, "documents", QUERY, Embedder(fake(), "other"), stages=stages)[0].key == 42
+
+
+def test_a_prefix_that_names_no_model_is_of_the_model_of_the_others(filled: Conn) -> None:
+    mrl.add_prefix(filled, "documents", dims=4)
+    mrl.backfill(filled, "documents", prefix="embedding_4")
+    mrl.create_index(filled, "documents", prefix="embedding_4")
+    for exact in (False, True):
+        with pytest.raises(SearchError, match=f"holds embeddings of {MODEL}, and a query of other does not compare"):
+            mrl.search(filled, "documents", vector_of(QUERY), prefix="embedding_4", model="other", exact=exact)
 
 
 def test_refusals(filled: Conn) -> None:
