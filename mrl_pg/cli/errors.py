@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+
 import click
 
 from mrl_pg.errors import MrlError
+from mrl_pg.signals import Terminated
 
 
 class Stopped(click.ClickException):
-    """Ctrl-C; its message says how to go on."""
+    """Ctrl-C, SIGTERM or SIGHUP; its message says how to go on."""
 
-    exit_code = 130
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """128 and the number of the signal, as shells have it."""
+        return 128 + (self.__context__.number if isinstance(self.__context__, Terminated) else signal.SIGINT)
 
     def show(self, file: object = None) -> None:
         click.echo(f"\n{self.message}", err=True)

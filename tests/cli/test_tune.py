@@ -95,16 +95,17 @@ def test_progress_on_a_terminal(dsn: str, indexed: Conn) -> None:
     assert "That is optimistic" in written
 
 
-def test_ctrl_c_leaves_nothing(dsn: str, indexed: Conn) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_nothing(dsn: str, indexed: Conn, number: signal.Signals) -> None:
     def built() -> bool:
         return indexed.execute("SELECT FROM mrl.prefixes").rowcount > 1
 
     with program(dsn, "tune", "papers", "--recall", "0.9", "--build", "--dims", "16,24") as process:
         wait_for(built)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate()
     assert (err, out) == ("\nStopped. Nothing was stored, and what was built is dropped again.\n", "")
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert indexed.execute("SELECT prefix FROM mrl.prefixes").fetchall() == [("embedding_8",)]
     counts = "SELECT (SELECT count(*) FROM mrl.bases), (SELECT count(*) FROM mrl.operating_points)"
     assert indexed.execute(counts).fetchall() == [(0, 0)]
