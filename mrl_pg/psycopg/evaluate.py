@@ -13,10 +13,11 @@ from mrl_pg.errors import EvaluationError
 from mrl_pg.evaluate import CANDIDATES
 from mrl_pg.evaluate import evaluate as evaluate_arrays
 from mrl_pg.evaluation import Cold, Evaluation
+from mrl_pg.psycopg.changes import changed_since, told
 from mrl_pg.psycopg.cold import measure_cold
 from mrl_pg.psycopg.material import DEFAULT_ROWS, read_material
 from mrl_pg.psycopg.measure import Known, OnProgress, find_truths, measure_indexes, plans
-from mrl_pg.psycopg.session import session_of
+from mrl_pg.psycopg.session import clients_of, session_of
 from mrl_pg.queries import QueriesLike, positions
 from mrl_pg.registry import TableName
 from mrl_pg.spec import Distance
@@ -137,6 +138,11 @@ def evaluate(
     if known is None:
         return replace(result, notes=tuple(notes))
     measured = measure_indexes(session, known, grid, clients=clients, seed=seed, on_progress=on_progress)
+    if measured:
+        with clients_of(session, 1) as (own,):
+            changed = changed_since(own, found.known, embedding, found.begun)
+        if changed:
+            notes.append(told(found.known, changed, found.begun))
     if cold is not None and not colds:
         notes.append("There is no index to search through, so the command that empties caches was not run.")
     return replace(result, notes=(*notes, *known.notes), indexes=tuple(measured), cold=tuple(colds))

@@ -16,6 +16,7 @@ from mrl_pg.embedding import check_model
 from mrl_pg.errors import DimensionError, EvaluationError, MrlError
 from mrl_pg.evaluate import Progress, sizes_of
 from mrl_pg.operating import Source
+from mrl_pg.psycopg.changes import Mark
 from mrl_pg.psycopg.measure import Asked, OnProgress
 from mrl_pg.psycopg.run import compiled, execute
 from mrl_pg.psycopg.sample import Sample, embedding_column, read_sample
@@ -43,6 +44,7 @@ class Material:
     :ivar ids: of the queries, where rows are judged.
     :ivar judged: qrels by the ids of queries and rows; empty without.
     :ivar source: of the queries.
+    :ivar begun: when the rows were read.
     :ivar notes: what to know of the queries, a sentence or two each.
     """
 
@@ -58,6 +60,7 @@ class Material:
     ids: list[str]
     judged: Mapping[str, Mapping[str, float]]
     source: Source
+    begun: Mark
     notes: tuple[str, ...]
 
     @property
@@ -146,6 +149,7 @@ def read_material(
     with conn.transaction(), Cursor(conn) as cursor:
         cursor.execute(compiled(statements.SNAPSHOT))
         ((count, kept),) = execute(conn, statements.count_embeddings(known, embedding, shape), values)
+        begun = Mark(execute(conn, statements.FIRST_UNFINISHED)[0][0], count)
         _check_room(known, count, kept, k, candidates, itself=given is None)
         found = read_sample(
             conn,
@@ -173,7 +177,20 @@ def read_material(
         notes = [f"The queries are {len(names):,} recorded ones."] if given.source == "recorded" else []
     source = given.source if given else "rows"
     return Material(
-        target, known, embedding, distance, found, count, kept, asking, itself, names, judged, source, tuple(notes)
+        target,
+        known,
+        embedding,
+        distance,
+        found,
+        count,
+        kept,
+        asking,
+        itself,
+        names,
+        judged,
+        source,
+        begun,
+        tuple(notes),
     )
 
 

@@ -14,6 +14,7 @@ from mrl_pg.embed import TextFunction
 from mrl_pg.errors import EvaluationError, MrlError
 from mrl_pg.evaluate import evaluate as evaluate_arrays
 from mrl_pg.operating import OperatingPoint
+from mrl_pg.psycopg.changes import changed_since, mark, told
 from mrl_pg.psycopg.explore import Explorer
 from mrl_pg.psycopg.material import DEFAULT_ROWS, Material, read_material
 from mrl_pg.psycopg.measure import MAX_EXACT_SEARCHES, OnProgress
@@ -38,6 +39,8 @@ from mrl_pg.tune import (
     stored_points,
 )
 
+# Of the rows: what a stored recall may be too low by.
+MAX_CHANGED = 0.002
 BUILT_KINDS = ("truncate", "rotate", "binary")
 
 
@@ -68,7 +71,7 @@ def tune(
 
     Half of the queries choose: they walk from setting to setting of every prefix that has an index. The other half
     confirm: all figures are theirs. What is stored serves ``search(..., recall=)``; it replaces what was stored for the
-    same prefixes and k.
+    same prefixes and k. Nothing is stored where others have changed more than 0.2 % of the rows meanwhile.
 
     :param conn: a connection outside a transaction.
     :param queries: embeddings (q, full_dims), queries of :mod:`mrl_pg.queries`, or the file of such.
@@ -145,9 +148,17 @@ def tune(
             scaffold.fill()
         prefixes = _indexed(conn, material, recall, build=build)
         with clients_of(session_of(conn), 1) as (own,):
+            # The build has written every row.
+            begun = mark(own, material.known, embedding) if scaffold.names else material.begun
             explorer = Explorer(own, material, prefixes, k, on_progress)
             p50, p95 = explorer.exact(others)
             points = explorer.points(chosen, others, recalls)
+            changed = changed_since(own, material.known, embedding, begun)
+        if changed:
+            notes.append(told(material.known, changed, begun))
+        if store and changed > MAX_CHANGED * begun.rows:
+            store = False
+            notes.append("So nothing was stored, and what was stored before stays.")
         best = choose_best(points, recall, latency_ms)
         enough = exact_is_enough(p50, p95, best, latency_ms)
         keep = None if best is None or enough else best.prefix

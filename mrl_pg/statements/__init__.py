@@ -52,7 +52,15 @@ from mrl_pg.statements.recording import (
     RECORD_APART,
     RECORDED,
 )
-from mrl_pg.statements.sampling import SNAPSHOT, Share, count_embeddings, embeddings, texts
+from mrl_pg.statements.sampling import (
+    FIRST_UNFINISHED,
+    SNAPSHOT,
+    Share,
+    count_embeddings,
+    count_written,
+    embeddings,
+    texts,
+)
 from mrl_pg.statements.search import SETTINGS, filter_conditions, hits, joined, search, search_many
 
 __all__ = [
@@ -60,6 +68,7 @@ __all__ = [
     "COUNT_RECORDED",
     "DELETE_BASIS",
     "DESCRIBE",
+    "FIRST_UNFINISHED",
     "FIT",
     "FORGET_POINTS",
     "FULL_DIMS",
@@ -98,6 +107,7 @@ __all__ = [
     "backfill_rows",
     "backfill_write",
     "count_embeddings",
+    "count_written",
     "create_prefix_index",
     "drop_prefix",
     "drop_prefix_index",

@@ -16,6 +16,8 @@ from mrl_pg.statements.search import filter_conditions
 # One snapshot for all that is read of a table while others write to it.
 SNAPSHOT = sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
+FIRST_UNFINISHED = sa.text("SELECT CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text)")
+
 
 class Share(NamedTuple):
     """A random share of rows; the same seed gives the same ones of a table that has not changed."""
@@ -31,6 +33,16 @@ def count_embeddings(target: Target, embedding: str, shape: FilterShape = ()) ->
     kept = sa.func.count().filter(_kept(target, table, shape)) if shape else sa.func.count()
     counts: list[ColumnElement[Any]] = [sa.func.count(), kept]
     return sa.select(*counts).select_from(table).where(there)
+
+
+def count_written(target: Target, embedding: str) -> sa.Select[Any]:
+    """Returns the count of rows that have an embedding, and of those written by the transaction ``since`` or later."""
+    table = _table(target, embedding)
+    # By their age, because a bare xid has no order.
+    since = sa.text("age(CAST(CAST(:since AS xid8) AS xid))").bindparams(sa.bindparam("since", type_=sa.Text))
+    written = sa.func.count().filter(sa.func.age(sa.column("xmin", _selectable=table)) <= since)
+    counts: list[ColumnElement[Any]] = [sa.func.count(), written]
+    return sa.select(*counts).select_from(table).where(table.c[embedding].is_not(None))
 
 
 def embeddings(

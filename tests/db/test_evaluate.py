@@ -389,6 +389,29 @@ def test_writes_meanwhile_do_not_show(dsn: str, docs: Conn, monkeypatch: pytest.
     assert mrl.evaluate(docs, "docs", ASKED, **SCAN).rows == ROWS / 2
 
 
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ("DELETE FROM docs WHERE id < 30", 30),
+        ("UPDATE docs SET embedding = embedding WHERE id < 20", 20),
+        ("INSERT INTO docs (id, embedding) SELECT 9000 + id, embedding FROM docs WHERE id < 10", 10),
+        ("UPDATE docs SET embedding = embedding WHERE id < 20; DELETE FROM docs WHERE id < 10", 20),
+    ],
+)
+def test_writes_meanwhile_are_told_where_indexes_are_searched(
+    dsn: str, indexed: Conn, change: str, changed: int
+) -> None:
+    def write() -> None:
+        with psycopg.connect(dsn, autocommit=True) as other:
+            other.execute(change.encode())
+
+    options: Any = {**SCAN, "indexes": True}
+    found = mrl.evaluate(indexed, "docs", ASKED, on_progress=when_reading(write), **options)
+    told = f"At least {changed} of {ROWS:,} rows of docs were written or deleted while it was measured, "
+    assert any(note.startswith(told) for note in found.notes)
+    assert not any("were written or deleted" in note for note in mrl.evaluate(indexed, "docs", ASKED, **options).notes)
+
+
 def test_interrupted_it_leaves_nothing(docs: Conn) -> None:
     def stop() -> None:
         raise KeyboardInterrupt

@@ -250,6 +250,24 @@ def test_tune_measures_stores_and_search_uses_it(indexed: Conn) -> None:
     assert len(indexed.execute(POINTS).fetchall()) == again.stored
 
 
+def test_figures_of_a_table_that_changed_are_not_stored(dsn: str, indexed: Conn) -> None:
+    stored = mrl.tune(indexed, "docs", ASKED, recall=0.9).stored
+    before = indexed.execute(POINTS).fetchall()
+    written: list[str] = []
+
+    def write(now: Progress) -> None:
+        if now.what == "choosing" and not written:
+            written.append(now.what)
+            with psycopg.connect(dsn, autocommit=True) as other:
+                other.execute("DELETE FROM docs WHERE id % 33 = 1")
+
+    found = mrl.tune(indexed, "docs", ASKED, recall=0.9, on_progress=write)
+    assert found.stored == 0 < stored
+    assert indexed.execute(POINTS).fetchall() == before
+    assert "rows of docs were written or deleted while it was measured" in found.notes[-2]
+    assert found.notes[-1] == "So nothing was stored, and what was stored before stays."
+
+
 def test_nothing_reaches_it(docs: Conn) -> None:
     index(docs, 1)
     found = mrl.tune(docs, "docs", ASKED, recall=1)
