@@ -44,6 +44,9 @@ Examples:
 @click.option("--prefix", help="Prefix column to use; the oldest with an index if left out.")
 @click.option("--candidates", type=int, help="Rows to rerank, as in mrl-pg search.")
 @click.option("--ef-search", type=int, help="Size of the HNSW candidate list, as in mrl-pg search.")
+@click.option(
+    "--recall", type=float, help="Instead: the settings that applications get by this recall, see mrl-pg tune."
+)
 @click.option("--model", help="Model of the queries, checked against the table's; for texts the table's if left out.")
 @base_url_option
 @dimensions_option
@@ -71,7 +74,7 @@ def watch(
     """
     import mrl_pg.psycopg as mrl
     from mrl_pg.queries import read_queries
-    from mrl_pg.registry import choose_prefix
+    from mrl_pg.registry import choose_prefix, known_model
 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if file and given.get("recorded"):
@@ -80,7 +83,8 @@ def watch(
     asked = read_queries(file) if file else None
     with connected(dsn) as conn:
         if asked and asked.texts:
-            of_table = choose_prefix(mrl.describe(conn, table), given.get("prefix")).model
+            known = mrl.describe(conn, table)
+            of_table = known_model(known, choose_prefix(known, given.get("prefix")).embedding)
             given["embedder"] = query_embedder(table, model or of_table, base_url=base_url, dimensions=dimensions)
         try:
             with progress() as show:

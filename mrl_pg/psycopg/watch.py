@@ -24,7 +24,7 @@ from mrl_pg.psycopg.run import compiled, execute
 from mrl_pg.psycopg.sample import embedding_column, read_sample
 from mrl_pg.psycopg.search import Result, describe, forget, search
 from mrl_pg.queries import QueriesLike, as_queries
-from mrl_pg.registry import TableName, Target, choose_prefix, split_name
+from mrl_pg.registry import TableName, Target, settle, split_name
 from mrl_pg.search import SearchPlan, search_plan
 from mrl_pg.spec import Prefix
 from mrl_pg.vectors import FloatArray
@@ -49,6 +49,7 @@ def watch(
     prefix: str | None = None,
     candidates: int | None = None,
     ef_search: int | None = None,
+    recall: float | None = None,
     model: str | None = None,
     floor: float = DEFAULT_FLOOR,
     budget: float = DEFAULT_BUDGET,
@@ -69,7 +70,7 @@ def watch(
     :param embedder: from :mod:`mrl_pg.embed`, or any function from texts to vectors, for queries that are texts.
     :param sample: replay so many queries, in random order; all where there are no more.
     :param prefix: prefix column to use; the oldest with a valid index if None.
-    :param candidates: as in ``search``, and so ``ef_search``.
+    :param candidates: as in ``search``, and so ``ef_search`` and ``recall``.
     :param model: the model that made the queries; refused where the table knows another.
     :param floor: recall that is wanted, stored beside the figures.
     :param budget: seconds for the searches; the queries that are left then are left out.
@@ -92,14 +93,14 @@ def watch(
             f"sample must be at least 1, budget above 0 and floor between 0 and 1, not {sample}, {budget:g} and "
             f"{floor:g}. Leave them out for {DEFAULT_REPLAYED}, {DEFAULT_BUDGET:g} s and {DEFAULT_FLOOR:g}."
         )
-    plan = search_plan(k=k, candidates=candidates, ef_search=ef_search)
+    plan = search_plan(k=k, candidates=candidates, ef_search=ef_search, recall=recall)
     if queries is not None and recorded:
         raise EvaluationError("queries and recorded=True were given. Give one of them.")
     given = None if queries is None else sample_queries(as_queries(queries), sample, seed)
     with conn.transaction():
         forget(conn, target)
         known = describe(conn, target)
-        chosen = choose_prefix(known, prefix)
+        (chosen,), plan = settle(known, prefix, plan)
         if store:
             _check_may_store(conn)
         if recorded:

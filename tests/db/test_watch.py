@@ -92,6 +92,19 @@ def test_rows_do_not_find_themselves(conn: Conn, kind: str, distance: Any) -> No
     assert mrl.watch(conn, "docs", sample=50, k=5, candidates=600, ef_search=800).found.recall.worst == 1
 
 
+def test_by_recall_it_replays_what_applications_get(docs: Conn) -> None:
+    docs.execute(
+        "INSERT INTO mrl.operating_points (prefix_id, k, candidates, ef_search, target_recall, recall, recall_low, "
+        "recall_high, p50_ms, p95_ms, rows, queries, source, versions) "
+        "SELECT id, 5, 30, 70, 0.9, 0.9, 0.9, 1, 1, 9, 600, 40, 'queries', '' FROM mrl.prefixes"
+    )
+    watched = mrl.watch(docs, "docs", ASKED, k=5, recall=0.9)
+    assert (watched.found.candidates, watched.found.ef_search) == (30, 70)
+    assert watched.found.received.mean == 30
+    with pytest.raises(SearchError, match=r"0\.95"):
+        mrl.watch(docs, "docs", ASKED, k=5, recall=0.95)
+
+
 def test_stored_over_time(docs: Conn) -> None:
     first = mrl.watch(docs, "docs", ASKED, k=5, candidates=20)
     assert first.before is None
