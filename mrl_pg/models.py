@@ -293,3 +293,20 @@ def prefix_advice(model: Model, dims: int) -> str | None:
         f"{model.name} is documented to be cut at {documented} dimensions, not at {dims}. "
         "Use a documented length or learn a prefix from your rows (mrl-pg rotate), and measure (exact=True)."
     )
+
+
+def advice_of_name(name: str, dims: int | None, kind: str, *, layer_norm: bool) -> list[str]:
+    """Returns the warnings for a prefix of the embeddings of a model, by its name; none for an unknown one.
+
+    :param dims: length of the prefix; None for all.
+    """
+    try:
+        model = find_model(name)
+    except SpecError:
+        return []
+    if kind == "half":
+        return []
+    found = [prefix_advice(model, model.full_dims if dims is None else dims)]
+    if model.layer_norm and not layer_norm:
+        found.append(f"{model.name} is cut behind a layer norm of the whole embedding: add --layer-norm.")
+    return [advice for advice in found if advice]

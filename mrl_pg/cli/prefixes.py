@@ -11,7 +11,7 @@ import click
 from mrl_pg.cli.connection import connected, dsn_option
 from mrl_pg.cli.errors import Stopped
 from mrl_pg.cli.output import json_option, print_json, print_sql, print_table, progress, size, sql_option
-from mrl_pg.cli.schema import dims_option, distance_option, kind_option, layer_norm_option, model_option
+from mrl_pg.cli.schema import dims_option, distance_option, kind_option, layer_norm_option, model_option, tell_advice
 from mrl_pg.spec import Distance, Kind, check_dims
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def add_prefix(
             lock_timeout=lock_timeout,
         )
     click.echo(f"Added {prefix} to {table}. Next: mrl-pg backfill {quote(table)} --prefix {quote(prefix)}")
+    tell_advice(model, dims, kind, layer_norm=layer_norm)
 
 
 @click.command(epilog="\b\nExample:\n  mrl-pg drop-prefix documents embedding_256")

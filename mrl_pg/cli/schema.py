@@ -8,6 +8,7 @@ import click
 
 from mrl_pg.cli.connection import connected, dsn_option, engine_on
 from mrl_pg.cli.output import print_sql, sql_option
+from mrl_pg.models import advice_of_name
 from mrl_pg.spec import DECLARED_KINDS, DEFAULT_EF_CONSTRUCTION, DEFAULT_M, OPERATORS, WHOLE_KINDS, Matryoshka
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ layer_norm_option = click.option(
     is_flag=True,
     help="Take the prefix from the layer norm of the embedding, as nomic-embed-text-v1.5 wants it.",
 )
+
+
+def tell_advice(model: str | None, dims: int | None, kind: str, *, layer_norm: bool) -> None:
+    """Prints what is known against such a prefix of the embeddings of a model, on stderr."""
+    for advice in advice_of_name(model, dims, kind, layer_norm=layer_norm) if model else []:
+        click.echo(f"Warning: {advice}", err=True)
 
 
 @click.command(epilog="\b\nExample:\n  mrl-pg install --dsn postgresql://localhost/app")
@@ -160,6 +167,7 @@ def create_table(name: str, dsn: str, show_sql: bool, **spec: Any) -> None:
     with connected(dsn) as conn, engine_on(conn).begin() as connection:
         table.create(connection)
     click.echo(f"Created {name} with {matryoshka.prefix} and its index.")
+    tell_advice(matryoshka.model, matryoshka.dims, matryoshka.kind, layer_norm=matryoshka.layer_norm)
 
 
 @click.command(epilog="\b\nExample:\n  mrl-pg migrate --table papers --full-dims 1536 --dims 256")

@@ -69,6 +69,23 @@ def test_a_layer_norm(run: Run, papers: Conn, query: str) -> None:
     assert (row["kind"], row["layer_norm"]) == ("binary", True)
 
 
+def test_what_is_known_against_a_prefix_of_a_model(run: Run, papers: Conn) -> None:
+    def told(model: str) -> list[str]:
+        papers.execute("SELECT mrl.drop_prefix('papers', 'embedding_8')")
+        return run("add-prefix", "papers", "--dims", "8", "--model", model).stderr.splitlines()
+
+    assert told("mine") == []
+    (untrained,) = told("text-embedding-ada-002")
+    assert untrained.startswith(
+        "Warning: text-embedding-ada-002 was not trained to be cut: its first 8 dimensions may "
+    )
+    cut, normed = told("nomic-embed-text-v1.5")
+    assert cut.startswith("Warning: nomic-embed-text-v1.5 is documented to be cut at ")
+    assert normed.endswith(" is cut behind a layer norm of the whole embedding: add --layer-norm.")
+    made = run("create-table", "others", "--full-dims", "384", "--dims", "64", "--model", "all-MiniLM-L6-v2")
+    assert made.stderr.startswith("Warning: all-MiniLM-L6-v2 was not trained to be cut")
+
+
 def test_a_learnt_prefix(run: Run, papers: Conn, query: str) -> None:
     learnt, added = run("rotate", "papers", "--dims", "8", "--sample", "400").output.splitlines()
     assert re.fullmatch(r"Learnt from \d{3} rows: 8 of 32 dimensions keep \d\d\.\d% of the squared norm\.", learnt)
