@@ -473,6 +473,10 @@ BEGIN
         RAISE EXCEPTION 'a basis never changes'
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Fit a new version beside it: mrl-pg rotate TABLE --dims ...';
     END IF;
+    -- A prefix that another session is adding cannot be seen before it commits. TRUNCATE has waited for its lock on mrl.bases.
+    IF TG_OP = 'DELETE' THEN
+        PERFORM pg_advisory_xact_lock(hashtextextended('mrl.bases ' || OLD.id, 0));
+    END IF;
     SELECT string_agg(format('%s.%I', p.target, p.prefix), ', ' ORDER BY p.target::text, p.position) INTO used_by
     FROM mrl.prefixes p WHERE p.kind = 'rotate' AND (TG_OP = 'TRUNCATE' OR p.basis = OLD.id);
     IF used_by IS NOT NULL THEN
@@ -625,6 +629,8 @@ BEGIN
                   HINT = format('mrl-pg rotate %s --dims %s fits one and adds its prefix.', target, coalesce(dims, 256));
     END IF;
     IF kind = 'rotate' THEN
+        -- Until we commit nobody deletes it: see mrl.keep_basis(). A lock on the row would take the right to update it.
+        PERFORM pg_advisory_xact_lock_shared(hashtextextended('mrl.bases ' || (options ->> 'basis'), 0));
         SELECT b.* INTO basis FROM mrl.bases b WHERE b.id::text = options ->> 'basis';
         IF NOT FOUND THEN
             RAISE EXCEPTION 'basis % does not exist', options ->> 'basis'

@@ -25,6 +25,7 @@ from mrl_pg.basis import cached
 from mrl_pg.vectors import prefixes_of, to_text
 from tests.conftest import Conn, FloatArray, vectors
 from tests.db.doors import DOORS, Door
+from tests.db.test_sql_prefix import in_thread, wait_for_lock
 
 FULL, DIMS = 32, 8
 COLUMN = f"embedding_rot{DIMS}_v1"
@@ -376,6 +377,58 @@ def test_a_basis_that_is_used_stays_as_it_is(conn: Conn) -> None:
         assert raised.value.diag.message_hint
     mrl.drop_prefix(conn, "docs", COLUMN)
     assert conn.execute("DELETE FROM mrl.bases").rowcount == 1
+
+
+ADD = (
+    "SELECT mrl.add_prefix('docs', 'embedding', 8, options => jsonb_build_object('kind', 'rotate', 'basis', %s::text))"
+)
+
+
+def unused(conn: Conn) -> str:
+    """Returns a basis of docs that no prefix uses."""
+    make(conn)
+    mrl.drop_prefix(conn, "docs", COLUMN)
+    ((basis,),) = conn.execute("SELECT id::text FROM mrl.bases").fetchall()
+    return str(basis)
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM mrl.bases", "TRUNCATE mrl.bases"])
+def test_a_basis_stays_while_its_prefix_is_being_added(dsn: str, conn: Conn, statement: str) -> None:
+    basis = unused(conn)
+    failures: list[psycopg.Error] = []
+    with psycopg.connect(dsn) as adding, psycopg.connect(dsn, autocommit=True) as deleting:
+
+        def delete() -> None:
+            try:
+                deleting.execute(statement)
+            except psycopg.Error as failure:
+                failures.append(failure)
+
+        adding.execute(ADD, [basis])
+        thread = in_thread(delete)
+        wait_for_lock(conn, deleting.info.backend_pid)
+        adding.commit()
+        thread.join()
+    assert [failure.diag.message_primary for failure in failures] == [f"basis is used by prefix public.docs.{COLUMN}"]
+
+
+def test_no_prefix_is_added_to_a_basis_that_is_being_deleted(dsn: str, conn: Conn) -> None:
+    basis = unused(conn)
+    failures: list[psycopg.Error] = []
+    with psycopg.connect(dsn) as deleting, psycopg.connect(dsn, autocommit=True) as adding:
+
+        def add() -> None:
+            try:
+                adding.execute(ADD, [basis])
+            except psycopg.Error as failure:
+                failures.append(failure)
+
+        deleting.execute("DELETE FROM mrl.bases")
+        thread = in_thread(add)
+        wait_for_lock(conn, adding.info.backend_pid)
+        deleting.commit()
+        thread.join()
+    assert [failure.diag.message_primary for failure in failures] == [f"basis {basis} does not exist"]
 
 
 def test_a_basis_that_is_gone_all_the_same(conn: Conn) -> None:
