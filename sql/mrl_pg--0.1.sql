@@ -637,7 +637,10 @@ BEGIN
                 USING ERRCODE = 'undefined_object', HINT = format('Run: mrl-pg rotate %s --dims %s', target, coalesce(dims, 256));
         END IF;
         IF (basis.dims, basis.distance) IS DISTINCT FROM (dims, distance)
-           OR (basis.embedding <> embedding::text OR to_regclass(basis.target) <> target) THEN
+           OR basis.embedding <> embedding::text
+           -- A table renamed since keeps the prefixes it has; no name tells that another basis was fitted to it.
+           OR (to_regclass(basis.target) IS DISTINCT FROM target
+               AND NOT EXISTS (SELECT FROM mrl.prefixes p WHERE p.target = target AND p.basis = basis.id)) THEN
             RAISE EXCEPTION 'basis % is of % dims of % of % for %, not of % dims of % of % for %', basis.id,
                     basis.dims, quote_ident(basis.embedding), basis.target, basis.distance,
                     coalesce(dims::text, 'NULL'), quote_ident(embedding), target, distance

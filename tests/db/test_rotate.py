@@ -493,6 +493,20 @@ def test_what_cannot_be(conn: Conn) -> None:
         conn.execute("SELECT mrl.add_prefix('docs', 'embedding', 9, options => %s)", [json.dumps(options[-1])])
 
 
+@pytest.mark.parametrize("change", ["RENAME TO renamed", "SET SCHEMA elsewhere", None])
+def test_a_basis_of_another_table_that_was_renamed_or_dropped(conn: Conn, change: str | None) -> None:
+    make(conn)
+    conn.execute("CREATE SCHEMA elsewhere; CREATE TABLE other (LIKE docs INCLUDING ALL)")
+    conn.execute(f"ALTER TABLE other DROP {COLUMN}")
+    ((basis,),) = conn.execute("SELECT id::text FROM mrl.bases").fetchall()
+    conn.execute(f"ALTER TABLE docs {change}" if change else "DROP TABLE docs")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"basis {basis} is of 8 dims of embedding of pub"):
+        conn.execute(ADD.replace("'docs'", "'other'"), [basis])
+    # To the table that has it already, whatever it is called now, nothing is added.
+    for (table,) in conn.execute("SELECT target::text FROM mrl.prefixes").fetchall():
+        assert conn.execute(ADD.replace("'docs'", f"'{table}'"), [basis]).fetchall() == [(COLUMN,)]
+
+
 def test_a_busy_table_is_not_waited_for(dsn: str, conn: Conn) -> None:
     conn.execute(f"CREATE TABLE docs (id int PRIMARY KEY, lang text, embedding vector({FULL}))")
     copy_in(conn, ROWS)
