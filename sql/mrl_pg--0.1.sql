@@ -740,7 +740,8 @@ $$;
 COMMENT ON FUNCTION mrl.add_prefix(regclass, name, integer, text, text, jsonb) IS
     'adds a prefix column and the trigger that keeps it; instant, existing rows wait for the backfill; returns the column';
 
--- The version counts on from those of prefixes that the table has, whatever it was called when they were fitted.
+-- The version counts on from those of prefixes that the table has, whatever it was called when they were fitted, and
+-- is of no column that the table has: it may have been restored without its bases.
 CREATE FUNCTION mrl.add_basis(target regclass, embedding name, distance text, rows vector[], sample integer, seed bigint,
                               kept double precision, model text DEFAULT NULL) RETURNS uuid
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -749,17 +750,23 @@ AS $$
 DECLARE
     target_name text := (SELECT format('%I.%I', n.nspname, c.relname)
                          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target);
+    version integer;
     id uuid;
 BEGIN
     IF distance IS NULL OR mrl.operator(distance) IS NULL THEN
         PERFORM mrl.unknown_distance(distance);
     END IF;
-    INSERT INTO mrl.bases (target, embedding, version, full_dims, dims, distance, model, sample, seed, kept, rows)
-    SELECT target_name, embedding, 1 + coalesce(max(b.version), 0), mrl.dims(rows[1]), cardinality(rows), distance,
-           coalesce(model, ''), sample, seed, kept, rows
-    FROM mrl.bases b
+    -- Two at once would count to the same version. Later statements see what the one we waited for has committed.
+    PERFORM pg_advisory_xact_lock(hashtextextended('mrl.add_basis ' || target::oid, 0));
+    SELECT 1 + coalesce(max(b.version), 0) INTO version FROM mrl.bases b
     WHERE (b.target, b.embedding) = (target_name, embedding::text)
-       OR b.id IN (SELECT p.basis FROM mrl.prefixes p WHERE p.target = target AND p.embedding = embedding)
+       OR b.id IN (SELECT p.basis FROM mrl.prefixes p WHERE p.target = target AND p.embedding = embedding);
+    WHILE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND NOT a.attisdropped
+                  AND a.attname = mrl.prefix_name(embedding, 'rotate', cardinality(rows), version, false)) LOOP
+        version := version + 1;
+    END LOOP;
+    INSERT INTO mrl.bases (target, embedding, version, full_dims, dims, distance, model, sample, seed, kept, rows)
+    VALUES (target_name, embedding, version, mrl.dims(rows[1]), cardinality(rows), distance, coalesce(model, ''), sample, seed, kept, rows)
     RETURNING bases.id INTO id;
     RETURN id;
 END

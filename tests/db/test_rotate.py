@@ -364,6 +364,20 @@ def test_a_refit_is_a_new_version_beside_the_old(conn: Conn) -> None:
     assert mrl.search(conn, "docs", ROWS[9], k=1)[0].key == 9
 
 
+def test_two_sessions_rotate_one_table(dsn: str, conn: Conn) -> None:
+    make(conn)
+    add = (
+        "SELECT mrl.add_basis('docs', 'embedding', 'cosine', (SELECT rows FROM mrl.bases WHERE version = 1), 300, 0, 1)"
+    )
+    with psycopg.connect(dsn) as first, psycopg.connect(dsn, autocommit=True) as second:
+        first.execute(add)
+        thread = in_thread(lambda: second.execute(add))
+        wait_for_lock(conn, second.info.backend_pid)
+        first.commit()
+        thread.join()
+    assert conn.execute("SELECT version FROM mrl.bases ORDER BY 1").fetchall() == [(1,), (2,), (3,)]
+
+
 def test_a_basis_that_is_used_stays_as_it_is(conn: Conn) -> None:
     ready(conn)
     for statement, message in (
@@ -444,6 +458,8 @@ def test_a_basis_that_is_gone_all_the_same(conn: Conn) -> None:
     with pytest.raises(psycopg.errors.UndefinedObject, match=r"is not in mrl\.bases"):
         conn.execute("SELECT * FROM mrl.search(NULL::docs, %s)", [to_text(ROWS[0])])
     assert mrl.search(conn, "docs", ROWS[0], exact=True, k=1)[0].key in (0, 1000)
+    # What the message says helps.
+    assert mrl.rotate(conn, "docs", dims=DIMS) == f"embedding_rot{DIMS}_v2"
 
 
 def test_provenance_and_seed(conn: Conn) -> None:
