@@ -463,6 +463,19 @@ COMMENT ON COLUMN mrl.prefixes.layer_norm IS 'whether the prefix is cut from the
 COMMENT ON COLUMN mrl.prefixes.id IS 'what mrl.operating_points knows it by; made when it was added, and never changed';
 GRANT SELECT ON mrl.prefixes TO PUBLIC;
 
+-- The oldest that knows one: mrl.add_prefix() lets no others in.
+CREATE FUNCTION mrl.known_model(target regclass, embedding name) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+BEGIN
+    RETURN (SELECT p.model FROM mrl.prefixes p
+            WHERE p.target = target AND p.embedding = embedding AND p.model <> ''
+            ORDER BY p.position LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION mrl.known_model(regclass, name) IS 'model that made the embeddings of a column, as its prefixes know it; NULL where none does';
+
 CREATE FUNCTION mrl.keep_basis() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -703,7 +716,7 @@ BEGIN
     FROM mrl.prefixes p WHERE p.target = target AND p.prefix = prefix;
     IF FOUND THEN
         IF (present.embedding, present.kind, present.dims, present.distance, present.model, present.layer_norm)
-           = (embedding, kind, dims, distance, coalesce(model, ''), layer_norm) AND (present.basis = basis.id) IS NOT FALSE THEN
+           = (embedding, kind, dims, distance, coalesce(nullif(model, ''), present.model), layer_norm) AND (present.basis = basis.id) IS NOT FALSE THEN
             RETURN prefix;
         END IF;
         RAISE EXCEPTION 'prefix % of % exists as % dims of % for % (model %)', quote_ident(prefix), target,
@@ -719,6 +732,8 @@ BEGIN
         RAISE EXCEPTION 'column % of % exists as %, not %', quote_ident(prefix), target, present.type, type
             USING ERRCODE = 'duplicate_column', HINT = 'Rename or drop it first.';
     END IF;
+    -- So that it is known still when the prefix that was told it is dropped.
+    model := coalesce(nullif(model, ''), mrl.known_model(target, embedding), basis.model, '');
     is_stale := format(CASE WHEN kind = 'binary' THEN 'mrl.is_stale(NEW.%1$I, %6$s, %3$s)'
                             WHEN kind = 'rotate' THEN '(NEW.%1$I IS NOT NULL OR NEW.%2$I IS NOT NULL) AND NOT mrl.is_rotated(NEW.%1$I, %5$L)'
                             ELSE 'mrl.is_stale(NEW.%1$I, %6$s, %3$s, %4$L)' END,
@@ -732,7 +747,7 @@ BEGIN
         'CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE OF %2$I, %3$I ON %4$s FOR EACH ROW WHEN (%5$s) '
         'EXECUTE FUNCTION mrl.maintain_prefix(%6$L, %7$L, %8$L, %9$L, %10$L, %11$L, %12$L)',
         -- Triggers fire in the order of their names: ours after those that may set the embedding.
-        mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, is_stale, kind, dims, distance, coalesce(model, ''),
+        mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, is_stale, kind, dims, distance, model,
         coalesce(basis.id::text, ''), CASE WHEN layer_norm THEN 'layer_norm' ELSE '' END, gen_random_uuid());
     RETURN prefix;
 END
@@ -766,7 +781,8 @@ BEGIN
         version := version + 1;
     END LOOP;
     INSERT INTO mrl.bases (target, embedding, version, full_dims, dims, distance, model, sample, seed, kept, rows)
-    VALUES (target_name, embedding, version, mrl.dims(rows[1]), cardinality(rows), distance, coalesce(model, ''), sample, seed, kept, rows)
+    VALUES (target_name, embedding, version, mrl.dims(rows[1]), cardinality(rows), distance,
+            coalesce(nullif(model, ''), mrl.known_model(target, embedding), ''), sample, seed, kept, rows)
     RETURNING bases.id INTO id;
     RETURN id;
 END
@@ -1131,6 +1147,7 @@ DECLARE
     carried text;       -- what they need of the candidates
     ranked text;        -- what the last of them ranks by
     hits text;
+    known_model text;
 BEGIN
     IF options <> '{}' THEN
         PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact', 'rerank', 'stages', 'model', 'recall', 'record']);
@@ -1202,10 +1219,13 @@ BEGIN
         RAISE EXCEPTION '% has no primary key', target
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('Run: ALTER TABLE %s ADD PRIMARY KEY (...);', target);
     END IF;
-    IF regexp_replace(options ->> 'model', '^.*/', '') <> regexp_replace(spec.model, '^.*/', '') AND spec.model <> '' THEN
+    IF options ->> 'model' IS NOT NULL THEN
+        known_model := coalesce(nullif(spec.model, ''), mrl.known_model(target, spec.embedding));
+    END IF;
+    IF regexp_replace(options ->> 'model', '^.*/', '') <> regexp_replace(known_model, '^.*/', '') THEN
         RAISE EXCEPTION '% of % holds embeddings of %, and a query of % does not compare with them',
-                        quote_ident(spec.embedding), target, spec.model, options ->> 'model'
-            USING ERRCODE = 'invalid_parameter_value', HINT = format('Embed the query with %s.', spec.model);
+                        quote_ident(spec.embedding), target, known_model, options ->> 'model'
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('Embed the query with %s.', known_model);
     END IF;
     prefix_value := mrl.query_prefix(spec, query);
 

@@ -478,6 +478,21 @@ def test_provenance_and_seed(conn: Conn) -> None:
     assert 60 <= sampled <= 140
 
 
+def test_the_model_is_that_of_the_other_prefixes(conn: Conn) -> None:
+    conn.execute(f"CREATE TABLE docs (id int PRIMARY KEY, embedding vector({FULL}))")
+    copy_in(conn, ROWS)
+    mrl.add_prefix(conn, "docs", dims=4, model="m")
+    mrl.rotate(conn, "docs", dims=DIMS)
+    mrl.drop_prefix(conn, "docs", "embedding_4")
+    known = "SELECT p.model, b.model FROM mrl.prefixes p JOIN mrl.bases b ON b.id = p.basis"
+    assert conn.execute(known).fetchall() == [("m", "m")]
+    # Its basis knows it even when no prefix is left.
+    mrl.drop_prefix(conn, "docs", COLUMN)
+    ((basis,),) = conn.execute("SELECT id::text FROM mrl.bases").fetchall()
+    conn.execute(ADD, [basis])
+    assert conn.execute(known).fetchall() == [("m", "m")]
+
+
 def test_what_cannot_be(conn: Conn) -> None:
     make(conn)
     with pytest.raises(SpecError, match="a sample of 4 rows does not determine 8 dimensions"):
