@@ -463,6 +463,19 @@ COMMENT ON COLUMN mrl.prefixes.layer_norm IS 'whether the prefix is cut from the
 COMMENT ON COLUMN mrl.prefixes.id IS 'what mrl.operating_points knows it by; made when it was added, and never changed';
 GRANT SELECT ON mrl.prefixes TO PUBLIC;
 
+-- The oldest that knows one: mrl.add_prefix() lets no others in.
+CREATE FUNCTION mrl.known_model(target regclass, embedding name) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+BEGIN
+    RETURN (SELECT p.model FROM mrl.prefixes p
+            WHERE p.target = target AND p.embedding = embedding AND p.model <> ''
+            ORDER BY p.position LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION mrl.known_model(regclass, name) IS 'model that made the embeddings of a column, as its prefixes know it; NULL where none does';
+
 CREATE FUNCTION mrl.keep_basis() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -472,6 +485,10 @@ BEGIN
     IF TG_OP = 'UPDATE' THEN
         RAISE EXCEPTION 'a basis never changes'
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Fit a new version beside it: mrl-pg rotate TABLE --dims ...';
+    END IF;
+    -- A prefix that another session is adding cannot be seen before it commits. TRUNCATE has waited for its lock on mrl.bases.
+    IF TG_OP = 'DELETE' THEN
+        PERFORM pg_advisory_xact_lock(hashtextextended('mrl.bases ' || OLD.id, 0));
     END IF;
     SELECT string_agg(format('%s.%I', p.target, p.prefix), ', ' ORDER BY p.target::text, p.position) INTO used_by
     FROM mrl.prefixes p WHERE p.kind = 'rotate' AND (TG_OP = 'TRUNCATE' OR p.basis = OLD.id);
@@ -625,13 +642,18 @@ BEGIN
                   HINT = format('mrl-pg rotate %s --dims %s fits one and adds its prefix.', target, coalesce(dims, 256));
     END IF;
     IF kind = 'rotate' THEN
+        -- Until we commit nobody deletes it: see mrl.keep_basis(). A lock on the row would take the right to update it.
+        PERFORM pg_advisory_xact_lock_shared(hashtextextended('mrl.bases ' || (options ->> 'basis'), 0));
         SELECT b.* INTO basis FROM mrl.bases b WHERE b.id::text = options ->> 'basis';
         IF NOT FOUND THEN
             RAISE EXCEPTION 'basis % does not exist', options ->> 'basis'
                 USING ERRCODE = 'undefined_object', HINT = format('Run: mrl-pg rotate %s --dims %s', target, coalesce(dims, 256));
         END IF;
         IF (basis.dims, basis.distance) IS DISTINCT FROM (dims, distance)
-           OR (basis.embedding <> embedding::text OR to_regclass(basis.target) <> target) THEN
+           OR basis.embedding <> embedding::text
+           -- A table renamed since keeps the prefixes it has; no name tells that another basis was fitted to it.
+           OR (to_regclass(basis.target) IS DISTINCT FROM target
+               AND NOT EXISTS (SELECT FROM mrl.prefixes p WHERE p.target = target AND p.basis = basis.id)) THEN
             RAISE EXCEPTION 'basis % is of % dims of % of % for %, not of % dims of % of % for %', basis.id,
                     basis.dims, quote_ident(basis.embedding), basis.target, basis.distance,
                     coalesce(dims::text, 'NULL'), quote_ident(embedding), target, distance
@@ -694,7 +716,7 @@ BEGIN
     FROM mrl.prefixes p WHERE p.target = target AND p.prefix = prefix;
     IF FOUND THEN
         IF (present.embedding, present.kind, present.dims, present.distance, present.model, present.layer_norm)
-           = (embedding, kind, dims, distance, coalesce(model, ''), layer_norm) AND (present.basis = basis.id) IS NOT FALSE THEN
+           = (embedding, kind, dims, distance, coalesce(nullif(model, ''), present.model), layer_norm) AND (present.basis = basis.id) IS NOT FALSE THEN
             RETURN prefix;
         END IF;
         RAISE EXCEPTION 'prefix % of % exists as % dims of % for % (model %)', quote_ident(prefix), target,
@@ -710,6 +732,8 @@ BEGIN
         RAISE EXCEPTION 'column % of % exists as %, not %', quote_ident(prefix), target, present.type, type
             USING ERRCODE = 'duplicate_column', HINT = 'Rename or drop it first.';
     END IF;
+    -- So that it is known still when the prefix that was told it is dropped.
+    model := coalesce(nullif(model, ''), mrl.known_model(target, embedding), basis.model, '');
     is_stale := format(CASE WHEN kind = 'binary' THEN 'mrl.is_stale(NEW.%1$I, %6$s, %3$s)'
                             WHEN kind = 'rotate' THEN '(NEW.%1$I IS NOT NULL OR NEW.%2$I IS NOT NULL) AND NOT mrl.is_rotated(NEW.%1$I, %5$L)'
                             ELSE 'mrl.is_stale(NEW.%1$I, %6$s, %3$s, %4$L)' END,
@@ -723,7 +747,7 @@ BEGIN
         'CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE OF %2$I, %3$I ON %4$s FOR EACH ROW WHEN (%5$s) '
         'EXECUTE FUNCTION mrl.maintain_prefix(%6$L, %7$L, %8$L, %9$L, %10$L, %11$L, %12$L)',
         -- Triggers fire in the order of their names: ours after those that may set the embedding.
-        mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, is_stale, kind, dims, distance, coalesce(model, ''),
+        mrl.shorten('zz_mrl_' || prefix), embedding, prefix, target, is_stale, kind, dims, distance, model,
         coalesce(basis.id::text, ''), CASE WHEN layer_norm THEN 'layer_norm' ELSE '' END, gen_random_uuid());
     RETURN prefix;
 END
@@ -731,7 +755,8 @@ $$;
 COMMENT ON FUNCTION mrl.add_prefix(regclass, name, integer, text, text, jsonb) IS
     'adds a prefix column and the trigger that keeps it; instant, existing rows wait for the backfill; returns the column';
 
--- The version counts on from those of prefixes that the table has, whatever it was called when they were fitted.
+-- The version counts on from those of prefixes that the table has, whatever it was called when they were fitted, and
+-- is of no column that the table has: it may have been restored without its bases.
 CREATE FUNCTION mrl.add_basis(target regclass, embedding name, distance text, rows vector[], sample integer, seed bigint,
                               kept double precision, model text DEFAULT NULL) RETURNS uuid
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -740,17 +765,24 @@ AS $$
 DECLARE
     target_name text := (SELECT format('%I.%I', n.nspname, c.relname)
                          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target);
+    version integer;
     id uuid;
 BEGIN
     IF distance IS NULL OR mrl.operator(distance) IS NULL THEN
         PERFORM mrl.unknown_distance(distance);
     END IF;
-    INSERT INTO mrl.bases (target, embedding, version, full_dims, dims, distance, model, sample, seed, kept, rows)
-    SELECT target_name, embedding, 1 + coalesce(max(b.version), 0), mrl.dims(rows[1]), cardinality(rows), distance,
-           coalesce(model, ''), sample, seed, kept, rows
-    FROM mrl.bases b
+    -- Two at once would count to the same version. Later statements see what the one we waited for has committed.
+    PERFORM pg_advisory_xact_lock(hashtextextended('mrl.add_basis ' || target::oid, 0));
+    SELECT 1 + coalesce(max(b.version), 0) INTO version FROM mrl.bases b
     WHERE (b.target, b.embedding) = (target_name, embedding::text)
-       OR b.id IN (SELECT p.basis FROM mrl.prefixes p WHERE p.target = target AND p.embedding = embedding)
+       OR b.id IN (SELECT p.basis FROM mrl.prefixes p WHERE p.target = target AND p.embedding = embedding);
+    WHILE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND NOT a.attisdropped
+                  AND a.attname = mrl.prefix_name(embedding, 'rotate', cardinality(rows), version, false)) LOOP
+        version := version + 1;
+    END LOOP;
+    INSERT INTO mrl.bases (target, embedding, version, full_dims, dims, distance, model, sample, seed, kept, rows)
+    VALUES (target_name, embedding, version, mrl.dims(rows[1]), cardinality(rows), distance,
+            coalesce(nullif(model, ''), mrl.known_model(target, embedding), ''), sample, seed, kept, rows)
     RETURNING bases.id INTO id;
     RETURN id;
 END
@@ -1115,6 +1147,7 @@ DECLARE
     carried text;       -- what they need of the candidates
     ranked text;        -- what the last of them ranks by
     hits text;
+    known_model text;
 BEGIN
     IF options <> '{}' THEN
         PERFORM mrl.check_options(options, ARRAY['ef_search', 'max_scan_tuples', 'exact', 'rerank', 'stages', 'model', 'recall', 'record']);
@@ -1186,10 +1219,13 @@ BEGIN
         RAISE EXCEPTION '% has no primary key', target
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('Run: ALTER TABLE %s ADD PRIMARY KEY (...);', target);
     END IF;
-    IF regexp_replace(options ->> 'model', '^.*/', '') <> regexp_replace(spec.model, '^.*/', '') AND spec.model <> '' THEN
+    IF options ->> 'model' IS NOT NULL THEN
+        known_model := coalesce(nullif(spec.model, ''), mrl.known_model(target, spec.embedding));
+    END IF;
+    IF regexp_replace(options ->> 'model', '^.*/', '') <> regexp_replace(known_model, '^.*/', '') THEN
         RAISE EXCEPTION '% of % holds embeddings of %, and a query of % does not compare with them',
-                        quote_ident(spec.embedding), target, spec.model, options ->> 'model'
-            USING ERRCODE = 'invalid_parameter_value', HINT = format('Embed the query with %s.', spec.model);
+                        quote_ident(spec.embedding), target, known_model, options ->> 'model'
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('Embed the query with %s.', known_model);
     END IF;
     prefix_value := mrl.query_prefix(spec, query);
 

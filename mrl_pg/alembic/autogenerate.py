@@ -299,7 +299,8 @@ def _check_same(table: sa.Table, spec: Matryoshka, present: Prefix) -> None:
             f"{declared[0]} for {declared[1]}. A prefix does not change in place: declare other dims, or first write a "
             f"revision with {call(_add_prefix(table, spec).reverse())}"
         )
-    if (spec.model or "") != (present.model or ""):
+    # Where none is declared, the prefix has that of another one.
+    if spec.model and spec.model != present.model:
         log.warning(
             "prefix %s of %s is recorded for model %r, and the model declares %r",
             spec.prefix,

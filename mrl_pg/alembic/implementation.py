@@ -109,7 +109,17 @@ def _rotate(operations: Operations, operation: RotateOp) -> None:
         )
     _require_installed(operations)
     connection = operations.get_bind()
-    if connection.execute(statements.FIT, {"target": operation.target, "prefix": operation.prefix}).first():
+    there = connection.execute(
+        statements.ROTATION,
+        {
+            "target": operation.target,
+            "prefix": operation.prefix,
+            "embedding": operation.embedding,
+            "version": operation.version,
+        },
+    ).first()
+    if there is not None:
+        _add_rotation(operations, operation, *there)
         return
     driver = connection.connection.driver_connection
     if not isinstance(driver, psycopg.Connection):
@@ -134,6 +144,34 @@ def _rotate(operations: Operations, operation: RotateOp) -> None:
             f"the next rotation of {operation.embedding} of {_shown(operation)} is {prefix}, not {operation.prefix}. "
             f"Write the version that {prefix} ends in."
         )
+
+
+def _add_rotation(operations: Operations, operation: RotateOp, basis: str | None, dims: int, distance: str) -> None:
+    """Adds the prefix of a basis that is there, unless it is another rotation than the operation's.
+
+    :param basis: None where the prefix is there too.
+    """
+    if (dims, distance) != (operation.dims, operation.distance):
+        raise MrlError(
+            f"version {operation.version} of the rotations of {operation.embedding} of {_shown(operation)} is of "
+            f"{dims} dims for {distance}, not of {operation.dims} for {operation.distance}. A basis never changes: "
+            "write the next version."
+        )
+    if basis is None:
+        return
+    # As it was before a downgrade, so that what was filled and measured with it holds.
+    _execute(
+        operations,
+        statements.add_prefix(
+            operation.target,
+            operation.embedding,
+            operation.dims,
+            operation.distance,
+            operation.model,
+            kind="rotate",
+            basis=basis,
+        ),
+    )
 
 
 @Operations.implementation_for(DropPrefixOp)

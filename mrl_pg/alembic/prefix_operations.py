@@ -158,7 +158,8 @@ class RotateOp(PrefixOperation):
         """Returns nothing; learns a rotation from the rows of a table, and adds its prefix.
 
         Rows that exist wait for ``mrl-pg backfill``. Online only: a script has no rows to learn from. A version that
-        is there already is left alone.
+        is there already is left alone. One whose prefix was dropped, as by a downgrade, is added again with the basis
+        it had: nothing is learnt then, and sample and seed are not used.
 
         :param table: table as named in the catalog, with at least dims rows.
         :param dims: length of the prefix.
@@ -166,7 +167,8 @@ class RotateOp(PrefixOperation):
         :param sample: about how many rows to learn from.
         :param seed: for the same sample of the same rows.
         :raises SpecError: for dims, a distance or a sample that cannot be.
-        :raises MrlError: where the next version is another, where there are no rows, or offline.
+        :raises MrlError: where the next version is another, where the version is there with other dims or for another
+            distance, where there are no rows, or offline.
         """
         operations.invoke(
             cls(table, embedding, dims, distance, model, schema, version=version, sample=sample, seed=seed)

@@ -13,7 +13,7 @@ from mrl_pg.statements.backfill import (
     missing,
     touch,
 )
-from mrl_pg.statements.basis import BASIS, FIT, add_basis
+from mrl_pg.statements.basis import BASIS, FIT, ROTATION, add_basis
 from mrl_pg.statements.catalog import (
     DESCRIBE,
     FULL_DIMS,
@@ -89,6 +89,7 @@ __all__ = [
     "RECORD",
     "RECORDED",
     "RECORD_APART",
+    "ROTATION",
     "SESSION",
     "SETTINGS",
     "SET_SESSION",

@@ -23,6 +23,24 @@ WHERE p.target = CAST(:target AS regclass) AND p.prefix = :prefix
 """).bindparams(sa.bindparam("target", type_=sa.Text), sa.bindparam("prefix", type_=sa.Text))
 
 
+# What is there of a rotation by its version: its prefix, else the basis of one that was dropped.
+ROTATION = sa.text("""
+SELECT NULL AS basis, p.dims, p.distance FROM mrl.prefixes p
+WHERE p.target = CAST(:target AS regclass) AND p.prefix = :prefix
+UNION ALL
+SELECT CAST(b.id AS text), b.dims, b.distance
+FROM mrl.bases b JOIN pg_class c ON c.oid = CAST(:target AS regclass) JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE b.target = format('%I.%I', n.nspname, c.relname) AND b.embedding = :embedding AND b.version = :version
+  AND NOT EXISTS (SELECT FROM mrl.prefixes p WHERE p.basis = b.id)
+ORDER BY basis NULLS FIRST LIMIT 1
+""").bindparams(
+    sa.bindparam("target", type_=sa.Text),
+    sa.bindparam("prefix", type_=sa.Text),
+    sa.bindparam("embedding", type_=sa.Text),
+    sa.bindparam("version", type_=sa.Integer),
+)
+
+
 def add_basis(table: str, embedding: str, distance: str, model: str | None) -> sa.Select[Any]:
     """Returns the call of mrl.add_basis, which answers the id.
 

@@ -28,6 +28,7 @@ from mrl_pg.sqlalchemy import search, search_many
 from mrl_pg.vectors import prefixes_of, to_text
 from tests.conftest import Conn, FloatArray, vectors
 from tests.db.doors import DOORS, Door, engine, mapped
+from tests.db.test_sql_prefix import in_thread, wait_for_lock
 
 FULL, DIMS = 32, 8
 COLUMN = f"embedding_rot{DIMS}_v1"
@@ -421,6 +422,20 @@ def test_a_refit_is_a_new_version_beside_the_old(conn: Conn) -> None:
     assert mrl.search(conn, "docs", ROWS[9], k=1)[0].key == 9
 
 
+def test_two_sessions_rotate_one_table(dsn: str, conn: Conn) -> None:
+    make(conn)
+    add = (
+        "SELECT mrl.add_basis('docs', 'embedding', 'cosine', (SELECT rows FROM mrl.bases WHERE version = 1), 300, 0, 1)"
+    )
+    with psycopg.connect(dsn) as first, psycopg.connect(dsn, autocommit=True) as second:
+        first.execute(add)
+        thread = in_thread(lambda: second.execute(add))
+        wait_for_lock(conn, second.info.backend_pid)
+        first.commit()
+        thread.join()
+    assert conn.execute("SELECT version FROM mrl.bases ORDER BY 1").fetchall() == [(1,), (2,), (3,)]
+
+
 def test_a_basis_that_is_used_stays_as_it_is(conn: Conn) -> None:
     ready(conn)
     for statement, message in (
@@ -436,6 +451,58 @@ def test_a_basis_that_is_used_stays_as_it_is(conn: Conn) -> None:
     assert conn.execute("DELETE FROM mrl.bases").rowcount == 1
 
 
+ADD = (
+    "SELECT mrl.add_prefix('docs', 'embedding', 8, options => jsonb_build_object('kind', 'rotate', 'basis', %s::text))"
+)
+
+
+def unused(conn: Conn) -> str:
+    """Returns a basis of docs that no prefix uses."""
+    make(conn)
+    mrl.drop_prefix(conn, "docs", COLUMN)
+    ((basis,),) = conn.execute("SELECT id::text FROM mrl.bases").fetchall()
+    return str(basis)
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM mrl.bases", "TRUNCATE mrl.bases"])
+def test_a_basis_stays_while_its_prefix_is_being_added(dsn: str, conn: Conn, statement: str) -> None:
+    basis = unused(conn)
+    failures: list[psycopg.Error] = []
+    with psycopg.connect(dsn) as adding, psycopg.connect(dsn, autocommit=True) as deleting:
+
+        def delete() -> None:
+            try:
+                deleting.execute(statement)
+            except psycopg.Error as failure:
+                failures.append(failure)
+
+        adding.execute(ADD, [basis])
+        thread = in_thread(delete)
+        wait_for_lock(conn, deleting.info.backend_pid)
+        adding.commit()
+        thread.join()
+    assert [failure.diag.message_primary for failure in failures] == [f"basis is used by prefix public.docs.{COLUMN}"]
+
+
+def test_no_prefix_is_added_to_a_basis_that_is_being_deleted(dsn: str, conn: Conn) -> None:
+    basis = unused(conn)
+    failures: list[psycopg.Error] = []
+    with psycopg.connect(dsn) as deleting, psycopg.connect(dsn, autocommit=True) as adding:
+
+        def add() -> None:
+            try:
+                adding.execute(ADD, [basis])
+            except psycopg.Error as failure:
+                failures.append(failure)
+
+        deleting.execute("DELETE FROM mrl.bases")
+        thread = in_thread(add)
+        wait_for_lock(conn, adding.info.backend_pid)
+        deleting.commit()
+        thread.join()
+    assert [failure.diag.message_primary for failure in failures] == [f"basis {basis} does not exist"]
+
+
 def test_a_basis_that_is_gone_all_the_same(conn: Conn) -> None:
     """As after one table was restored into another database."""
     ready(conn)
@@ -449,6 +516,8 @@ def test_a_basis_that_is_gone_all_the_same(conn: Conn) -> None:
     with pytest.raises(psycopg.errors.UndefinedObject, match=r"is not in mrl\.bases"):
         conn.execute("SELECT * FROM mrl.search(NULL::docs, %s)", [to_text(ROWS[0])])
     assert mrl.search(conn, "docs", ROWS[0], exact=True, k=1)[0].key in (0, 1000)
+    # What the message says helps.
+    assert mrl.rotate(conn, "docs", dims=DIMS) == f"embedding_rot{DIMS}_v2"
 
 
 def test_provenance_and_seed(conn: Conn) -> None:
@@ -465,6 +534,21 @@ def test_provenance_and_seed(conn: Conn) -> None:
     assert np.array_equal(second, third)
     (sampled,) = conn.execute("SELECT sample FROM mrl.bases WHERE version = 2").fetchone() or ()
     assert 60 <= sampled <= 140
+
+
+def test_the_model_is_that_of_the_other_prefixes(conn: Conn) -> None:
+    conn.execute(f"CREATE TABLE docs (id int PRIMARY KEY, embedding vector({FULL}))")
+    copy_in(conn, ROWS)
+    mrl.add_prefix(conn, "docs", dims=4, model="m")
+    mrl.rotate(conn, "docs", dims=DIMS)
+    mrl.drop_prefix(conn, "docs", "embedding_4")
+    known = "SELECT p.model, b.model FROM mrl.prefixes p JOIN mrl.bases b ON b.id = p.basis"
+    assert conn.execute(known).fetchall() == [("m", "m")]
+    # Its basis knows it even when no prefix is left.
+    mrl.drop_prefix(conn, "docs", COLUMN)
+    ((basis,),) = conn.execute("SELECT id::text FROM mrl.bases").fetchall()
+    conn.execute(ADD, [basis])
+    assert conn.execute(known).fetchall() == [("m", "m")]
 
 
 def test_what_cannot_be(conn: Conn) -> None:
@@ -496,6 +580,20 @@ def test_what_cannot_be(conn: Conn) -> None:
         assert raised.value.diag.message_primary == message
     with pytest.raises(psycopg.Error, match=r"is of 8 dims .* not of 9 dims"):
         conn.execute("SELECT mrl.add_prefix('docs', 'embedding', 9, options => %s)", [json.dumps(options[-1])])
+
+
+@pytest.mark.parametrize("change", ["RENAME TO renamed", "SET SCHEMA elsewhere", None])
+def test_a_basis_of_another_table_that_was_renamed_or_dropped(conn: Conn, change: str | None) -> None:
+    make(conn)
+    conn.execute("CREATE SCHEMA elsewhere; CREATE TABLE other (LIKE docs INCLUDING ALL)")
+    conn.execute(f"ALTER TABLE other DROP {COLUMN}")
+    ((basis,),) = conn.execute("SELECT id::text FROM mrl.bases").fetchall()
+    conn.execute(f"ALTER TABLE docs {change}" if change else "DROP TABLE docs")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"basis {basis} is of 8 dims of embedding of pub"):
+        conn.execute(ADD.replace("'docs'", "'other'"), [basis])
+    # To the table that has it already, whatever it is called now, nothing is added.
+    for (table,) in conn.execute("SELECT target::text FROM mrl.prefixes").fetchall():
+        assert conn.execute(ADD.replace("'docs'", f"'{table}'"), [basis]).fetchall() == [(COLUMN,)]
 
 
 def test_a_busy_table_is_not_waited_for(dsn: str, conn: Conn) -> None:

@@ -78,7 +78,7 @@ def test_several_embeddings_with_several_prefixes(tx: Conn) -> None:
     told = [
         ("body_vec_16", "body_vec", "truncate", 16, "l2", "model b", None, "vector", None, True),
         ("title_vec_8", "title_vec", "truncate", 8, "inner_product", "model a", FULL, "halfvec", index, True),
-        ("body_vec_4", "body_vec", "truncate", 4, "cosine", "", None, "vector", None, True),
+        ("body_vec_4", "body_vec", "truncate", 4, "cosine", "model b", None, "vector", None, True),
     ]
     assert tx.execute(f"SELECT {columns} FROM mrl.prefixes ORDER BY position").fetchall() == told
     counts = f"SELECT {columns}, rows, missing, impossible, index_bytes IS NULL FROM mrl.status"
@@ -357,6 +357,27 @@ def test_adding_again_changes_nothing(tx: Conn) -> None:
     before = one(tx, ours)
     assert one(tx, "SELECT mrl.add_prefix('public.docs', 'embedding', 8, model => '')") == ("embedding_8",)
     assert one(tx, ours) == before
+
+
+def test_the_model_is_that_of_the_other_prefixes_of_the_embedding(tx: Conn) -> None:
+    tx.execute("CREATE TABLE docs (id int PRIMARY KEY, embedding vector(32), other vector(32))")
+    add = "SELECT mrl.add_prefix('public.docs', {}, {}, model => {})"
+    models = "SELECT json_object_agg(prefix, model) FROM mrl.prefixes"
+    tx.execute(add.format("'embedding'", 4, "NULL"))
+    tx.execute(add.format("'embedding'", 8, "'acme/m'"))
+    for model in ("NULL", "''", "'m'"):
+        dims = 16 if model == "'m'" else 12
+        for _ in range(2):
+            assert one(tx, add.format("'embedding'", dims, model)) == (f"embedding_{dims}",)
+    tx.execute(add.format("'other'", 8, "NULL"))
+    # What is there stays as it is, added again with the model or without.
+    for dims in (4, 8):
+        assert one(tx, add.format("'embedding'", dims, "NULL")) == (f"embedding_{dims}",)
+    told = {"embedding_4": "", "embedding_8": "acme/m", "embedding_12": "acme/m", "embedding_16": "m", "other_8": ""}
+    assert one(tx, models) == (told,)
+    tx.execute("SELECT mrl.drop_prefix('public.docs', 'embedding_8')")
+    message, _ = fails(tx, add.format("'embedding'", 20, "'n'"))
+    assert message == "embedding of public.docs holds embeddings of acme/m, and those of n do not compare with them"
 
 
 NAME_IT = "Name the column that holds the full embeddings."

@@ -205,6 +205,19 @@ def test_a_query_of_another_model_is_refused(conn: Conn) -> None:
         mrl.search(conn, "documents", [1, 2, 3])
 
 
+def test_any_prefix_of_the_embedding_knows_its_model(conn: Conn) -> None:
+    fill(conn.info.dsn, documents(), vectors(50, FULL_DIMS))
+    mrl.add_prefix(conn, "documents", dims=8, model="small-3")
+    mrl.backfill(conn, "documents", prefix="embedding_8")
+    # The one that serves was told none.
+    search = "SELECT * FROM mrl.search(NULL::documents, %s, options => %s)"
+    stages = [{"prefix": f"embedding_{dims}", "candidates": 20} for dims in (DIMS, 8)]
+    for options in ({}, {"stages": stages}, {"exact": True}):
+        assert len(conn.execute(search, (to_text(QUERY), Jsonb(options | {"model": "x/small-3"}))).fetchall()) == 10
+        with pytest.raises(psycopg.Error, match="holds embeddings of small-3, and a query of large-3 does not compare"):
+            conn.execute(search, (to_text(QUERY), Jsonb(options | {"model": "large-3"})))
+
+
 def test_embeddings_of_two_models_do_not_share_a_column(conn: Conn) -> None:
     fill(conn.info.dsn, documents(model="small-3"), vectors(50, FULL_DIMS))
     message = "embedding of public.documents holds embeddings of small-3, and those of large-3 do not compare with them"

@@ -430,6 +430,16 @@ def test_a_prefix_does_not_change_in_place(project: Project, caplog: pytest.LogC
     )
 
 
+def test_a_model_that_another_prefix_told_is_no_difference(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    models = metadata(spec(model="small"), spec(32))
+    settle(project, models)
+    with connect(project.dsn) as conn:
+        assert conn.execute("SELECT DISTINCT model FROM mrl.prefixes").fetchall() == [("small",)]
+    caplog.clear()
+    assert project.autogenerate(models) == NOTHING
+    assert not any("recorded for model" in message for message in caplog.messages)
+
+
 def test_an_older_schema_is_upgraded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(project, metadata(spec()))
     monkeypatch.setattr("mrl_pg.alembic.autogenerate.SCHEMA_VERSION", "0.2")

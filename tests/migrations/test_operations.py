@@ -26,6 +26,11 @@ from tests.migrations.project import Project, connect, described, everything, ps
 TABLE = "op.create_table({name!r}, sa.Column('id', sa.Integer, primary_key=True), \
 sa.Column({embedding!r}, pgvector.sqlalchemy.VECTOR(64)), schema={schema!r})"
 
+SINES = (
+    'op.execute("INSERT INTO documents SELECT n, ARRAY(SELECT sin(n * i) FROM generate_series(1, 64) i)::vector '
+    'FROM generate_series(1, 50) n")'
+)
+
 # 63 bytes, and whatever a language between Python and the catalog could take for its own.
 HOSTILE = [
     ("documents", "embedding", None),
@@ -383,12 +388,8 @@ def test_every_directive_has_a_reverse() -> None:
 
 def test_a_rotation(project: Project) -> None:
     on = "'documents', dims=8"
-    rows = (
-        'op.execute("INSERT INTO documents SELECT n, ARRAY(SELECT sin(n * i) FROM generate_series(1, 64) i)::vector '
-        'FROM generate_series(1, 50) n")'
-    )
     table = TABLE.format(name="documents", embedding="embedding", schema=None)
-    project.write("op.mrl_install()\n" + table + "\n" + rows, "op.drop_table('documents')\nop.mrl_uninstall()")
+    project.write("op.mrl_install()\n" + table + "\n" + SINES, "op.drop_table('documents')\nop.mrl_uninstall()")
     project.write(f"op.mrl_rotate({on}, model='small-3')", f"op.mrl_drop_prefix({on}, kind='rotate', version=1)")
     index = f"{on}, kind='rotate', version=1, concurrently=True"
     project.write(f"op.mrl_create_prefix_index({index})", f"op.mrl_drop_prefix_index({index})")
@@ -411,6 +412,38 @@ def test_a_rotation(project: Project) -> None:
     project.downgrade("0001")
     with connect(project.dsn) as conn:
         assert conn.execute("SELECT count(*) FROM mrl.prefixes").fetchall() == [(0,)]
+
+
+def test_a_rotation_that_comes_back_has_its_basis(project: Project) -> None:
+    table = TABLE.format(name="documents", embedding="embedding", schema=None)
+    project.write("op.mrl_install()\n" + table + "\n" + SINES)
+    on = "'documents', dims=8"
+    project.write(f"op.mrl_rotate({on}, model='m')", f"op.mrl_drop_prefix({on}, kind='rotate', version=1)")
+    known = "SELECT prefix, basis, model FROM mrl.prefixes"
+    project.upgrade()
+    with connect(project.dsn) as conn:
+        before = conn.execute(known).fetchall()
+        project.downgrade("0001")
+        assert conn.execute(known).fetchall() == []
+        project.upgrade()
+        assert conn.execute(known).fetchall() == before
+        assert conn.execute("SELECT count(*) FROM mrl.bases").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("other", ["dims=8, distance='l2'", "dims=4"])
+def test_a_rotation_that_is_there_is_another(project: Project, dropped: bool, other: str) -> None:
+    table = TABLE.format(name="documents", embedding="embedding", schema=None)
+    project.write("op.mrl_install()\n" + table + "\n" + SINES)
+    drop = "\nop.mrl_drop_prefix('documents', dims=8, kind='rotate', version=1)" if dropped else ""
+    project.write("op.mrl_rotate('documents', dims=8)" + drop)
+    project.upgrade()
+    project.write(f"op.mrl_rotate('documents', {other})")
+    message = rf"version 1 of the rotations of embedding of documents is of 8 dims for cosine, not of {other[5]} for "
+    if other == "dims=4" and not dropped:
+        message = "the next rotation of embedding of documents is embedding_rot4_v2, not embedding_rot4_v1"
+    with pytest.raises(MrlError, match=message):
+        project.upgrade()
 
 
 @pytest.mark.parametrize(
