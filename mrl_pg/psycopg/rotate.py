@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Any
 
 from psycopg import Connection
@@ -61,7 +62,9 @@ def rotate(
         known = describe(conn, target)
         column = embedding_column(conn, known, embedding)
         ((count, _),) = execute(conn, statements.count_embeddings(known, embedding))
-        found = read_sample(conn, known, column, sample, seed=seed, count=count)
+        # About so many are read: never so few, within six standard deviations, that they do not determine dims.
+        wanted = max(sample, dims + 6 * isqrt(dims) + 6)
+        found = read_sample(conn, known, column, wanted, seed=seed, count=count)
     # No transaction of ours is open for the seconds this takes.
     basis = fit(found.embeddings, dims, distance, seed=seed)
     rows = "{" + ",".join(f'"{to_text(row)}"' for row in basis.rows) + "}"

@@ -551,6 +551,12 @@ def test_the_model_is_that_of_the_other_prefixes(conn: Conn) -> None:
     assert conn.execute(known).fetchall() == [("m", "m")]
 
 
+def test_a_sample_as_small_as_can_be(conn: Conn) -> None:
+    make(conn)
+    for seed in range(10):
+        mrl.rotate(conn, "docs", dims=DIMS, sample=DIMS, seed=seed)
+
+
 def test_what_cannot_be(conn: Conn) -> None:
     make(conn)
     with pytest.raises(SpecError, match="a sample of 4 rows does not determine 8 dimensions"):
