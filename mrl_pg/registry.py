@@ -182,7 +182,11 @@ def choose_prefix(target: Target, prefix: str | None, *, exact: bool = False) ->
     :raises SearchError: where there is none, or it has no valid index (an exact search needs none).
     """
     if not target.prefixes:
-        raise SearchError(f"{target} has no prefix. Run: mrl-pg add-prefix {quote(str(target))} --dims 256")
+        # Neither the length nor the name of its embeddings is known here.
+        raise SearchError(
+            f"{target} has no prefix. Run: mrl-pg add-prefix {quote(str(target))} --dims DIMS "
+            "(256 and 512 are the usual ones)"
+        )
     if prefix is not None:
         named = [p for p in target.prefixes if p.prefix == prefix]
         if not named:

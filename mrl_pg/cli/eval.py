@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from mrl_pg.cli.connection import connected, dsn_option
 from mrl_pg.cli.embed import base_url_option, dimensions_option, query_embedder
@@ -181,9 +182,33 @@ def evaluate(
         print_json({"table": table} | found.as_dict())
         return
     print_evaluation(found, target)
-    click.echo(next_step(table, known, embedding, found, target))
+    click.echo(next_step(table, known, embedding, found, target, _again()))
     for path in filter(None, (csv_file, report)):
         click.echo(f"Wrote {path}.")
+
+
+# What the next run chooses anew, what would write over files, and what may hold a password.
+_NOT_AGAIN = {"candidates", "report", "csv_file", "as_json", "dsn", "cold"}
+
+
+def _again() -> str:
+    """Returns the command as it was given, without its candidates and what is not for a second run."""
+    context = click.get_current_context()
+    words = []
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name in _NOT_AGAIN or context.get_parameter_source(name) != ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        if isinstance(parameter, click.Argument):
+            words.append(value)
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[0])
+        elif parameter.multiple:
+            words += [word for one in value for word in (parameter.opts[0], one)]
+        else:
+            words += [parameter.opts[0], ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return shlex.join(["mrl-pg", "eval", *words])
 
 
 def _command() -> str:

@@ -100,13 +100,16 @@ def print_tuning(found: Tuning) -> None:
         click.echo(f"Built and kept: {', '.join(kept)}.")
 
 
-def next_step(table: str, known: Target, embedding: str, found: Evaluation, target: float) -> str:
-    """Returns the command that makes the smallest prefix that is good enough, or brings it on; or what else to do."""
+def next_step(table: str, known: Target, embedding: str, found: Evaluation, target: float, again: str) -> str:
+    """Returns the command that makes the smallest prefix that is good enough, or brings it on; or what else to do.
+
+    :param again: the command that measures the same once more, without its candidates.
+    """
     from mrl_pg.report.choice import good_enough
 
     choice = good_enough(found, target)
     if not choice:
-        return f"Next: mrl-pg eval {quote(table)} --candidates 100,200,400"
+        return f"Next: {again} --candidates {','.join(map(str, _more_candidates(found)))}"
     best = choice.point
     wanted = (embedding, best.kind, best.dims, found.distance, False)
     for prefix in known.prefixes:
@@ -123,6 +126,14 @@ def next_step(table: str, known: Target, embedding: str, found: Evaluation, targ
         *([f"--embedding {quote(embedding)}"] if embedding != "embedding" else []),
     ]
     return f"Next: mrl-pg {command} {quote(table)} {' '.join(options)}"
+
+
+def _more_candidates(found: Evaluation) -> list[int]:
+    """Returns more candidates than were measured, as far as there are rows."""
+    most = max((one.candidates for point in found.points for one in point.reranked), default=found.k)
+    # A row that is a query does not find itself.
+    room = max(found.rows - 1, most)
+    return sorted({min(most * factor, room) for factor in (2, 4)})
 
 
 def write_csv(path: str, found: Evaluation) -> None:

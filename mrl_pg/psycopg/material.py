@@ -165,6 +165,11 @@ def read_material(
             on_rows=None if on_progress is None else lambda done, total: on_progress(Progress("reading", done, total)),
         )
     if given is None:
+        if len(found.embeddings) and not found.embeddings.any():
+            raise EvaluationError(
+                f"every {embedding} of {known} that was read is a zero vector, which nothing is near to. Check how "
+                "they were made, and store others."
+            )
         itself = _chosen(found, sample, seed)
         names, asking = [found.ids[n] for n in itself] if judged else [], found.embeddings[itself]
         notes = [

@@ -169,7 +169,8 @@ def tune(
         scaffold.keep(keep)
     forget(conn, target)
     if scaffold.names:
-        notes.append(f"The build has rewritten the rows. Leave the rest to autovacuum, or run: VACUUM {material.known}")
+        name = statements.quoted(*split_name((material.known.schema, material.known.name)))
+        notes.append(f"The build has rewritten the rows. Leave the rest to autovacuum, or run: VACUUM {name}")
     return Tuning(
         table=str(material.known),
         target_recall=recall,

@@ -106,7 +106,6 @@ def test_says_what_to_do_next(run: Run, papers: Conn, queries: str) -> None:
         return result.output.splitlines()[-1]
 
     assert last("--dims", "16") == "Next: mrl-pg add-prefix papers --dims 16"
-    assert last("--dims", "2", "--candidates", "10") == "Next: mrl-pg eval papers --candidates 100,200,400"
     assert last("--kinds", "rotate", "--dims", "16") == "Next: mrl-pg rotate papers --dims 16"
     assert last("--kinds", "binary", "--dims", "32", "--candidates", "490") == (
         "Next: mrl-pg add-prefix papers --dims 32 --kind binary"
@@ -122,6 +121,21 @@ def test_says_what_to_do_next(run: Run, papers: Conn, queries: str) -> None:
     papers.execute("UPDATE papers SET vec = embedding")
     assert last("--embedding", "vec", "--distance", "l2", "--dims", "16") == (
         "Next: mrl-pg add-prefix papers --dims 16 --distance l2 --embedding vec"
+    )
+
+
+def test_what_to_do_next_measures_the_same_with_more_candidates(run: Run, papers: Conn, queries: str) -> None:
+    papers.execute("ALTER TABLE papers ADD vec vector(32)")
+    papers.execute("UPDATE papers SET vec = embedding")
+    given = "--embedding vec --k 5 --dims 2 --kinds truncate --filter year=2001 --seed 7"
+    prefix = mrl.add_prefix(papers, "papers", "vec", dims=4)
+    mrl.backfill(papers, "papers", prefix=prefix)
+    mrl.create_index(papers, "papers", prefix=prefix)
+    result = run("eval", "papers", "--queries", queries, *given.split(), "--candidates", "10,150", "--recall", "0.99")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == (
+        f"Next: mrl-pg eval papers --queries {queries} --embedding vec --k 5 --dims 2 --kinds truncate "
+        "--filter year=2001 --seed 7 --recall 0.99 --candidates 300,499"
     )
 
 

@@ -206,7 +206,9 @@ def test_no_prefix_and_no_index(conn: Conn) -> None:
     conn.execute(f"CREATE TABLE documents (id int PRIMARY KEY, embedding vector({FULL_DIMS}))")
     with pytest.raises(SearchError) as raised:
         mrl.search(conn, "documents", QUERY)
-    assert str(raised.value) == "documents has no prefix. Run: mrl-pg add-prefix documents --dims 256"
+    assert str(raised.value) == (
+        "documents has no prefix. Run: mrl-pg add-prefix documents --dims DIMS (256 and 512 are the usual ones)"
+    )
     mrl.add_prefix(conn, "documents", dims=DIMS)
     with pytest.raises(SearchError) as raised:
         mrl.search(conn, "documents", QUERY)

@@ -333,6 +333,9 @@ def test_tables_that_cannot_be_measured(conn: Conn) -> None:
     make(conn, CORPUS[:3])
     with pytest.raises(EvaluationError, match="k must be between 1 and 3, the rows a query can find, not 5"):
         mrl.evaluate(conn, "docs", ASKED, **SCAN)
+    make(conn, np.zeros((30, FULL), np.float32), table="zeros")
+    with pytest.raises(EvaluationError, match="every embedding of zeros that was read is a zero vector"):
+        mrl.evaluate(conn, "zeros", **SCAN)
     conn.execute("DELETE FROM docs")
     with pytest.raises(MrlError, match="no row of docs has an embedding, and there"):
         mrl.evaluate(conn, "docs", ASKED, **SCAN)

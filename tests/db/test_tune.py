@@ -364,6 +364,13 @@ def test_on_a_connection_without_autocommit(docs: Conn, dsn: str) -> None:
 # Refused ------------------------------------------------------------------------------------------------
 
 
+def test_the_vacuum_it_names_can_be_run(conn: Conn) -> None:
+    make(conn, '"My docs"', rows=500)
+    found = mrl.tune(conn, "My docs", ASKED, recall=0.5, build=True, kinds=["truncate"], dims=[32])
+    (note,) = (one for one in found.notes if "VACUUM" in one)
+    conn.execute(note[note.index("VACUUM") :])
+
+
 def test_without_an_index(docs: Conn) -> None:
     with pytest.raises(EvaluationError, match=r"with an index. Run: mrl-pg tune docs --recall 0.9 --build"):
         mrl.tune(docs, "docs", ASKED, recall=0.9)
