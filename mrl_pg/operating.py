@@ -11,9 +11,14 @@ from mrl_pg.errors import SearchError
 
 # The queries that measured something: given ones, those of mrl.recorded_queries, or rows of the table, which are
 # optimistic.
-Source: TypeAlias = Literal["queries", "recorded", "rows"]
+Source: TypeAlias = Literal["queries", "recorded", "generated", "rows"]
 # As mrl.find_operating_point() in SQL has them.
-SOURCES: dict[Source, str] = {"queries": "queries", "recorded": "recorded queries", "rows": "rows as queries"}
+SOURCES: dict[Source, str] = {
+    "queries": "queries",
+    "recorded": "recorded queries",
+    "generated": "generated queries",
+    "rows": "rows as queries",
+}
 
 
 @dataclass(frozen=True, slots=True)

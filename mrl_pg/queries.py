@@ -193,9 +193,12 @@ def _read_npz(path: Path) -> Queries:
 def _read_jsonl(path: Path, full_dims: int | None) -> Queries:
     ids, embeddings, texts = [], [], []
     qrels: Qrels = {}
+    generated = False
     for number, line in _lines(path):
         where = f"line {number} of {path}"
         query = _json_object(line, where)
+        # As mrl-pg queries marks them; one among others makes the figures no longer those of users.
+        generated = generated or query.get("generated") is True
         ids.append(_id(query.get("id"), where))
         if ("embedding" in query) == ("text" in query):
             raise EvaluationError(f"{where} needs either 'embedding' or 'text', not both. Mend the line.")
@@ -215,7 +218,13 @@ def _read_jsonl(path: Path, full_dims: int | None) -> Queries:
             )
         if "relevant" in query:
             qrels[ids[-1]] = _grades(query["relevant"], where)
-    return Queries(tuple(ids), np.array(embeddings) if embeddings else None, tuple(texts) or None, qrels)
+    return Queries(
+        tuple(ids),
+        np.array(embeddings) if embeddings else None,
+        tuple(texts) or None,
+        qrels,
+        "generated" if generated else "queries",
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

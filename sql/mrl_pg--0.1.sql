@@ -178,7 +178,7 @@ CREATE TABLE mrl.operating_points (
     p95_ms double precision NOT NULL,
     rows bigint NOT NULL,
     queries integer NOT NULL,
-    source text NOT NULL CHECK (source IN ('queries', 'recorded', 'rows')),
+    source text NOT NULL CHECK (source IN ('queries', 'recorded', 'generated', 'rows')),
     measured_at timestamptz NOT NULL DEFAULT now(),
     versions text NOT NULL,
     PRIMARY KEY (prefix_id, k, candidates, ef_search)
@@ -197,7 +197,7 @@ COMMENT ON COLUMN mrl.operating_points.p50_ms IS 'milliseconds that half of the 
 COMMENT ON COLUMN mrl.operating_points.p95_ms IS 'the same of 95 %';
 COMMENT ON COLUMN mrl.operating_points.rows IS 'rows with an embedding that the table had';
 COMMENT ON COLUMN mrl.operating_points.queries IS 'queries that were measured';
-COMMENT ON COLUMN mrl.operating_points.source IS 'queries: they were given; recorded: of mrl.recorded_queries; rows: of the table itself, which is optimistic';
+COMMENT ON COLUMN mrl.operating_points.source IS 'queries: they were given; recorded: of mrl.recorded_queries; generated: a chat model wrote them; rows: of the table itself, which is optimistic';
 COMMENT ON COLUMN mrl.operating_points.measured_at IS 'when';
 COMMENT ON COLUMN mrl.operating_points.versions IS 'of what was measured: PostgreSQL, pgvector, mrl-pg';
 
@@ -1084,7 +1084,7 @@ BEGIN
         RETURN;
     END IF;
     SELECT string_agg(format('%s for k = %s by %I with %s', m.recall, m.k, m.prefix,
-                             CASE m.source WHEN 'rows' THEN 'rows as queries' WHEN 'recorded' THEN 'recorded queries' ELSE 'queries' END),
+                             CASE m.source WHEN 'rows' THEN 'rows as queries' WHEN 'queries' THEN 'queries' ELSE m.source || ' queries' END),
                       ', ' ORDER BY m.position, m.k) INTO measured
     FROM (SELECT DISTINCT ON (p.position, o.k) round(o.recall::numeric, 4) AS recall, o.k, p.prefix, p.position, o.source
           FROM mrl.prefixes p JOIN mrl.operating_points o ON o.prefix_id = p.id
@@ -1476,7 +1476,7 @@ CREATE TABLE mrl.recall_history (
     measured_at timestamptz NOT NULL DEFAULT now(),
     target text NOT NULL,
     prefix text NOT NULL,
-    source text NOT NULL CHECK (source IN ('queries', 'recorded', 'rows')),
+    source text NOT NULL CHECK (source IN ('queries', 'recorded', 'generated', 'rows')),
     k integer NOT NULL CHECK (k > 0),
     candidates integer NOT NULL,
     ef_search integer NOT NULL,
@@ -1494,7 +1494,7 @@ COMMENT ON COLUMN mrl.recall_history.id IS 'of the run';
 COMMENT ON COLUMN mrl.recall_history.measured_at IS 'when the run ended';
 COMMENT ON COLUMN mrl.recall_history.target IS 'table that was searched, as it was named then';
 COMMENT ON COLUMN mrl.recall_history.prefix IS 'prefix column that served, as it was named then';
-COMMENT ON COLUMN mrl.recall_history.source IS 'queries: they were given; recorded: of mrl.recorded_queries; rows: of the table itself, which is optimistic';
+COMMENT ON COLUMN mrl.recall_history.source IS 'queries: they were given; recorded: of mrl.recorded_queries; generated: a chat model wrote them; rows: of the table itself, which is optimistic';
 COMMENT ON COLUMN mrl.recall_history.k IS 'of recall@k';
 COMMENT ON COLUMN mrl.recall_history.candidates IS 'rows that stage one handed over';
 COMMENT ON COLUMN mrl.recall_history.ef_search IS 'size of the HNSW candidate list';

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 
 from mrl_pg.cli.bench_tables import print_report
 from mrl_pg.cli.output import json_option, print_json
+from mrl_pg.cli.types import Share
 from mrl_pg.errors import MrlError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ Examples:
 @click.option(
     "--recall",
     "targets",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Share(min_open=True),
     multiple=True,
     default=(0.965, 0.985),
     show_default=True,

@@ -16,6 +16,7 @@ from mrl_pg.cli.errors import Stopped
 from mrl_pg.cli.figures import next_step, print_evaluation, write_csv
 from mrl_pg.cli.output import json_option, print_json, progress
 from mrl_pg.cli.search import read_filters
+from mrl_pg.cli.types import Share
 from mrl_pg.spec import OPERATORS
 
 if TYPE_CHECKING:
@@ -90,9 +91,7 @@ Examples:
 )
 @click.option("--no-index", is_flag=True, help="Scan only: no searches through the indexes there are.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For the same sample of the same rows.")
-@click.option(
-    "--recall", "target", type=click.FloatRange(0, 1), default=0.98, show_default=True, help="The recall you want."
-)
+@click.option("--recall", "target", type=Share(), default=0.98, show_default=True, help="The recall you want.")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write a page with charts there: one HTML file.")
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="Write all figures there, a line each.")
 @dsn_option

@@ -12,6 +12,7 @@ from mrl_pg.cli.embed import base_url_option, dimensions_option, query_embedder
 from mrl_pg.cli.errors import Stopped
 from mrl_pg.cli.output import json_option, print_json, progress
 from mrl_pg.errors import MrlError
+from mrl_pg.operating import SOURCES
 
 if TYPE_CHECKING:
     from mrl_pg.evaluate import Progress
@@ -111,8 +112,7 @@ def _tell(table: str, watched: Watched) -> None:
     """Prints the recall with its interval, and what it was before."""
     found = watched.found
     recall = found.recall
-    words = {"queries": "queries", "recorded": "recorded queries", "rows": "rows, each searched for without itself"}
-    what = words[watched.source]
+    what = "rows, each searched for without itself" if watched.source == "rows" else SOURCES[watched.source]
     click.echo(
         f"recall@{watched.k} of {table} through {found.prefix} is {recall.mean:.3f} (95 %: {recall.low:.3f} to "
         f"{recall.high:.3f}), the worst query {recall.worst:.2f}; {recall.queries:,} {what}, {found.candidates:,} "

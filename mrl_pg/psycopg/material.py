@@ -32,6 +32,11 @@ from mrl_pg.views import Embeddings, Rows, view_dims
 DEFAULT_ROWS = 100_000
 DEFAULT_SAMPLE = 500
 
+_SAID = {
+    "recorded": "The queries are {:,} recorded ones.",
+    "generated": "The queries are {:,} generated ones, which a chat model wrote: those of users may find more or less.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
@@ -179,7 +184,7 @@ def read_material(
     else:
         itself = np.full(len(given.ids), -1, dtype=np.int64)
         names, asking = list(given.ids), _as_stored(given.embeddings, found.embeddings)
-        notes = [f"The queries are {len(names):,} recorded ones."] if given.source == "recorded" else []
+        notes = [_SAID[given.source].format(len(names))] if given.source in _SAID else []
     source = given.source if given else "rows"
     return Material(
         target,

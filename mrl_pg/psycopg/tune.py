@@ -199,8 +199,7 @@ def _check_rights(conn: Connection[Any], target: TableName, *, build: bool, kind
     """Returns nothing; raises where a right is missing that would be noticed after minutes only."""
     check_installed(conn)
     name = statements.quoted(*split_name(target))
-    ((role, points, owner, bases),) = execute(conn, statements.MAY_TUNE, {"target": name})
-    who = quote(role)
+    ((role, points, owner, bases, schema, who),) = execute(conn, statements.MAY_TUNE, {"target": name})
     if store and not points:
         raise MrlError(
             f"role {role} may not store operating points. Run as the owner of schema mrl: "
@@ -208,6 +207,11 @@ def _check_rights(conn: Connection[Any], target: TableName, *, build: bool, kind
         )
     if build and not owner:
         raise MrlError(f"role {role} does not own {name}, and may not add prefixes to it. Run it as the owner.")
+    if build and schema is not None:
+        raise MrlError(
+            f"role {role} may not create an index in schema {schema}. Run as its owner: "
+            f"GRANT CREATE ON SCHEMA {schema} TO {who};"
+        )
     if build and "rotate" in kinds and not bases:
         raise MrlError(
             f"role {role} may not store the bases of rotations. Run as the owner of schema mrl: "

@@ -31,7 +31,10 @@ MAY_TUNE = sa.text("""
 SELECT current_user::text,
        has_table_privilege('mrl.operating_points', 'INSERT') AND has_table_privilege('mrl.operating_points', 'DELETE'),
        (SELECT pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = CAST(:target AS regclass)),
-       has_table_privilege('mrl.bases', 'INSERT') AND has_table_privilege('mrl.bases', 'DELETE')
+       has_table_privilege('mrl.bases', 'INSERT') AND has_table_privilege('mrl.bases', 'DELETE'),
+       (SELECT CASE WHEN NOT has_schema_privilege(relnamespace, 'CREATE') THEN relnamespace::regnamespace::text END
+        FROM pg_catalog.pg_class WHERE oid = CAST(:target AS regclass)),
+       quote_ident(current_user)
 """)
 
 PREFIX_ID = sa.text("""

@@ -280,6 +280,7 @@ def test_ctrl_c_and_a_closed_terminal_leave_nothing_behind(
         (["--rows", "3000"], 1, "has 2,000 rows, not 3,000. Pass --rows 2000 or fewer."),
         (["--dims", "32"], 2, "--dims is for simulated vectors"),
         (["--recall", "1.5"], 2, "1.5 is not in the range"),
+        (["--recall", "nan"], 2, "'nan' is no number between 0 and 1."),
         (["--clients", "0"], 2, "0 is not in the range"),
         (["--rows", "500", "--rows", "9"], 1, "9 rows are fewer than k = 10"),
         (["--report", "/nowhere/bench.html"], 2, "there is no directory /nowhere. Make it first."),

@@ -98,6 +98,7 @@ def test_a_report_stands_for_itself(
     assert "mrl-pg eval papers --dims 4,8" in page
     assert "secret" not in page
     assert run(*COMMAND, "--report", "nowhere/report.html").exit_code == 2
+    assert run(*COMMAND, "--recall", "nan").exit_code == 2
 
 
 def test_says_what_to_do_next(run: Run, papers: Conn, queries: str) -> None:

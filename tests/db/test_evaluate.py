@@ -170,6 +170,12 @@ def test_files_and_texts_give_what_arrays_give(docs: Conn, tmp_path: Path) -> No
         mrl.evaluate(docs, "docs", texts, **SCAN)
 
 
+def test_generated_queries_are_called_so(docs: Conn) -> None:
+    queries = Queries(tuple(map(str, range(len(ASKED)))), ASKED, source="generated")
+    said = f"The queries are {len(ASKED)} generated ones, which a chat model wrote"
+    assert any(note.startswith(said) for note in mrl.evaluate(docs, "docs", queries, **SCAN).notes)
+
+
 @pytest.mark.parametrize("rows", [ROWS, 100])
 def test_qrels_name_rows_by_their_key(docs: Conn, rows: int) -> None:
     nearest = order(ASKED, CORPUS)

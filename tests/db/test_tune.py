@@ -421,6 +421,13 @@ def test_without_permission(indexed: Conn, reader: Conn) -> None:
         reader.execute("SELECT count(*) FROM mrl.operating_points; UPDATE mrl.operating_points SET recall = 1")
     assert mrl.tune(reader, "docs", ASKED, recall=0.9).stored
     assert mrl.search(reader, "docs", ASKED[0], recall=0.9)
-    indexed.execute(f"ALTER TABLE docs OWNER TO {role}")
+    indexed.execute(f"ALTER TABLE docs OWNER TO {role}; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    before = columns(indexed)
+    with pytest.raises(
+        MrlError, match=rf"may not create an index in schema public.*GRANT CREATE ON SCHEMA public TO {role};"
+    ):
+        mrl.tune(reader, "docs", ASKED, recall=0.9, build=True)
+    assert columns(indexed) == before
+    indexed.execute(f"GRANT CREATE ON SCHEMA public TO {role}")
     with pytest.raises(MrlError, match=f"role {role} may not store the bases of rotations"):
         mrl.tune(reader, "docs", ASKED, recall=0.9, build=True)

@@ -105,6 +105,12 @@ def test_by_recall_it_replays_what_applications_get(docs: Conn) -> None:
         mrl.watch(docs, "docs", ASKED, k=5, recall=0.95)
 
 
+def test_generated_queries_are_stored_as_such(docs: Conn) -> None:
+    queries = Queries(tuple(map(str, range(QUERIES))), ASKED, source="generated")
+    assert mrl.watch(docs, "docs", queries, k=5).source == "generated"
+    assert docs.execute("SELECT source FROM mrl.recall_history").fetchall() == [("generated",)]
+
+
 def test_stored_over_time(docs: Conn) -> None:
     first = mrl.watch(docs, "docs", ASKED, k=5, candidates=20)
     assert first.before is None

@@ -84,6 +84,15 @@ def test_jsonl_of_embeddings(tmp_path: Path) -> None:
     assert queries.qrels == {"a": {"r1": 2.0, "r2": 0.0}, "7": {"r1": 1.0, "5": 1.0}}
 
 
+def test_generated_queries_are_told_from_others(tmp_path: Path) -> None:
+    ours = {"id": "a", "text": "x"}
+    assert read_queries(written(tmp_path / "q.jsonl", ours)).source == "queries"
+    assert (
+        read_queries(written(tmp_path / "q.jsonl", ours, {"id": "b", "text": "y", "generated": True})).source
+        == "generated"
+    )
+
+
 def test_jsonl_of_texts(tmp_path: Path) -> None:
     queries = read_queries(written(tmp_path / "q.jsonl", {"id": "a", "text": "mörk"}, {"id": "b", "text": "two"}))
     assert (queries.embeddings, queries.texts, queries.qrels) == (None, ("mörk", "two"), {})
