@@ -300,11 +300,11 @@ def advice_of_name(name: str, dims: int | None, kind: str, *, layer_norm: bool) 
 
     :param dims: length of the prefix; None for all.
     """
+    if kind == "half":
+        return []
     try:
         model = find_model(name)
     except SpecError:
-        return []
-    if kind == "half":
         return []
     found = [prefix_advice(model, model.full_dims if dims is None else dims)]
     if model.layer_norm and not layer_norm:

@@ -86,18 +86,7 @@ def _upgrade(operations: Operations, operation: UpgradeOp) -> None:
 @Operations.implementation_for(AddPrefixOp)
 def _add_prefix(operations: Operations, operation: AddPrefixOp) -> None:
     _require_installed(operations)
-    _execute(
-        operations,
-        statements.add_prefix(
-            operation.target,
-            operation.embedding,
-            operation.dims,
-            operation.distance,
-            operation.model,
-            kind=operation.kind,
-            layer_norm=operation.layer_norm,
-        ),
-    )
+    _add(operations, operation)
 
 
 @Operations.implementation_for(RotateOp)
@@ -160,18 +149,7 @@ def _add_rotation(operations: Operations, operation: RotateOp, basis: str | None
     if basis is None:
         return
     # As it was before a downgrade, so that what was filled and measured with it holds.
-    _execute(
-        operations,
-        statements.add_prefix(
-            operation.target,
-            operation.embedding,
-            operation.dims,
-            operation.distance,
-            operation.model,
-            kind="rotate",
-            basis=basis,
-        ),
-    )
+    _add(operations, operation, basis)
 
 
 @Operations.implementation_for(DropPrefixOp)
@@ -233,6 +211,22 @@ def has_valid_index(connection: sa.Connection, operation: PrefixIndexOperation) 
 def is_partitioned(connection: sa.Connection, operation: PrefixOperation) -> bool:
     """Returns whether the table of an operation is partitioned: no index of it is built or dropped concurrently."""
     return bool(connection.scalar(statements.IS_PARTITIONED.bindparams(target=operation.target)))
+
+
+def _add(operations: Operations, operation: PrefixOperation, basis: str | None = None) -> None:
+    _execute(
+        operations,
+        statements.add_prefix(
+            operation.target,
+            operation.embedding,
+            operation.dims,
+            operation.distance,
+            operation.model,
+            kind=operation.kind,
+            layer_norm=operation.layer_norm,
+            basis=basis,
+        ),
+    )
 
 
 def _with_dims(operations: Operations, operation: Operation) -> Operation:

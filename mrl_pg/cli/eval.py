@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import sys
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,28 +175,29 @@ def evaluate(
     if report:
         from mrl_pg.report import report_html
 
-        page = report_html(found, table=table, target=target, settings={"command": _command()} | versions)
+        page = report_html(found, table=table, target=target, settings={"command": _command(_SECRET)} | versions)
         Path(report).write_text(page, encoding="utf-8")
     if as_json:
         print_json({"table": table} | found.as_dict())
         return
     print_evaluation(found, target)
-    click.echo(next_step(table, known, embedding, found, target, _again()))
+    click.echo(next_step(table, known, embedding, found, target, _command(_NOT_AGAIN)))
     for path in filter(None, (csv_file, report)):
         click.echo(f"Wrote {path}.")
 
 
-# What the next run chooses anew, what would write over files, and what may hold a password.
-_NOT_AGAIN = {"candidates", "report", "csv_file", "as_json", "dsn", "cold"}
+# What may hold a password; and what the next run chooses anew, or would write over.
+_SECRET = {"dsn", "cold"}
+_NOT_AGAIN = {*_SECRET, "candidates", "report", "csv_file", "as_json"}
 
 
-def _again() -> str:
-    """Returns the command as it was given, without its candidates and what is not for a second run."""
+def _command(without: Set[str]) -> str:
+    """Returns the command with the options it was given, in the order of the help, without some of them."""
     context = click.get_current_context()
     words = []
     for parameter in context.command.params:
         name = str(parameter.name)
-        if name in _NOT_AGAIN or context.get_parameter_source(name) != ParameterSource.COMMANDLINE:
+        if name in without or context.get_parameter_source(name) != ParameterSource.COMMANDLINE:
             continue
         value = context.params[name]
         if isinstance(parameter, click.Argument):
@@ -208,14 +209,3 @@ def _again() -> str:
         else:
             words += [parameter.opts[0], ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return shlex.join(["mrl-pg", "eval", *words])
-
-
-def _command() -> str:
-    """Returns the command as it was given, without what may hold a password: the connection, the command of --cold."""
-    words = sys.argv[1:]
-    shown = [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if not {"--dsn", "--cold"} & {before, word.partition("=")[0]}
-    ]
-    return shlex.join(["mrl-pg", *shown])

@@ -16,7 +16,7 @@ from mrl_pg.embedding import check_model
 from mrl_pg.errors import DimensionError, EvaluationError, MrlError
 from mrl_pg.evaluate import Progress, sizes_of
 from mrl_pg.operating import Source
-from mrl_pg.psycopg.changes import Mark
+from mrl_pg.psycopg.changes import Mark, mark
 from mrl_pg.psycopg.measure import Asked, OnProgress
 from mrl_pg.psycopg.run import compiled, execute
 from mrl_pg.psycopg.sample import Sample, embedding_column, read_sample
@@ -154,7 +154,7 @@ def read_material(
     with conn.transaction(), Cursor(conn) as cursor:
         cursor.execute(compiled(statements.SNAPSHOT))
         ((count, kept),) = execute(conn, statements.count_embeddings(known, embedding, shape), values)
-        begun = Mark(execute(conn, statements.FIRST_UNFINISHED)[0][0], count)
+        begun = mark(conn, count)
         _check_room(known, count, kept, k, candidates, itself=given is None)
         found = read_sample(
             conn,

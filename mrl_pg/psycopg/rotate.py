@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Any
 
 from psycopg import Connection
@@ -12,7 +11,7 @@ from mrl_pg.basis import fit
 from mrl_pg.errors import SpecError
 from mrl_pg.psycopg.prefixes import DEFAULT_LOCK_TIMEOUT, waiting_no_longer
 from mrl_pg.psycopg.run import check_installed, execute
-from mrl_pg.psycopg.sample import embedding_column, read_sample
+from mrl_pg.psycopg.sample import embedding_column, read_sample, with_margin
 from mrl_pg.psycopg.search import describe, forget
 from mrl_pg.registry import TableName, split_name
 from mrl_pg.spec import MAX_PREFIX_DIMS, Distance, check_distance
@@ -62,8 +61,8 @@ def rotate(
         known = describe(conn, target)
         column = embedding_column(conn, known, embedding)
         ((count, _),) = execute(conn, statements.count_embeddings(known, embedding))
-        # About so many are read: never so few, within six standard deviations, that they do not determine dims.
-        wanted = max(sample, dims + 6 * isqrt(dims) + 6)
+        # Never so few that they do not determine dims.
+        wanted = max(sample, with_margin(dims))
         found = read_sample(conn, known, column, wanted, seed=seed, count=count)
     # No transaction of ours is open for the seconds this takes.
     basis = fit(found.embeddings, dims, distance, seed=seed)

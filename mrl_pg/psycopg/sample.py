@@ -66,6 +66,11 @@ def embedding_column(conn: Connection[Any], known: Target, embedding: str) -> Em
     return EmbeddingColumn(embedding, *found[0])
 
 
+def with_margin(rows: int) -> int:
+    """Returns so many rows and six standard deviations of a random sample of them: asked for, no fewer come."""
+    return rows + 6 * isqrt(rows) + 6
+
+
 def read_sample(
     conn: Connection[Any],
     known: Target,
@@ -102,7 +107,7 @@ def read_sample(
         wanted = statements.embeddings(known, column.name, ids=ids, shape=shape, among="only")
         parts = [wanted, chosen] if besides else [chosen]
         # Six standard deviations more than expected: not in a billion runs are there more.
-        room, expected = rows + 6 * isqrt(rows) + 6 + len(besides), rows
+        room, expected = with_margin(rows) + len(besides), rows
     if besides:
         values = {**values, "ids": list(besides)}
     found: Embeddings = np.empty((0, 0), dtype=np.float32)

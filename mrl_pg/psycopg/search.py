@@ -136,8 +136,8 @@ def search_sql(
     names = _names(known, columns)
     bases = run(conn, bases_of(chosen, plan))
     full, shorts = query_vectors(query, chosen, bases, prefix_query)
-    parameters = values | {"query": to_text(full), "mrl_table": _quoted(known)}
-    parameters |= {f"prefix_{n}": to_text(short) for n, short in enumerate(shorts)}
+    parameters = values | {"query": to_text(full)} | {f"prefix_{n}": to_text(short) for n, short in enumerate(shorts)}
+    parameters |= _named(known, chosen, plan)
     return psycopg.ClientCursor(conn).mogrify(_search_text(known, chosen, plan, names, shape), parameters)
 
 
@@ -251,7 +251,7 @@ def _searched(
                 raise
             continue
         try:
-            rows = yield statement, parameters(chosen, bases) | {"mrl_table": _quoted(known)}
+            rows = yield statement, parameters(chosen, bases) | _named(known, chosen, settled)
             if rows or fresh or not uses_basis(chosen, settled):
                 return names, rows, settled, chosen[0]
             # Perhaps the table has other bases by now, and was not searched.
@@ -266,8 +266,9 @@ def _searched(
                 raise
 
 
-def _quoted(known: Target) -> str:
-    return statements.quoted(known.schema, known.name)
+def _named(known: Target, chosen: Sequence[Prefix], plan: SearchPlan) -> dict[str, str]:
+    """Returns the parameter that a search by a rotated prefix has besides."""
+    return {"mrl_table": statements.quoted(known.schema, known.name)} if uses_basis(chosen, plan) else {}
 
 
 def _result(names: tuple[str, ...], rows: Rows, plan: SearchPlan) -> Result:

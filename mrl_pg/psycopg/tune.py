@@ -148,8 +148,8 @@ def tune(
             scaffold.fill()
         prefixes = _indexed(conn, material, recall, build=build)
         with clients_of(session_of(conn), 1) as (own,):
-            # The build has written every row.
-            begun = mark(own, material.known, embedding) if scaffold.names else material.begun
+            # The build has written every row; what others deleted meanwhile is missing from the count all the same.
+            begun = mark(own, material.count) if scaffold.names else material.begun
             explorer = Explorer(own, material, prefixes, k, on_progress)
             p50, p95 = explorer.exact(others)
             points = explorer.points(chosen, others, recalls)
@@ -169,7 +169,7 @@ def tune(
         scaffold.keep(keep)
     forget(conn, target)
     if scaffold.names:
-        name = statements.quoted(*split_name((material.known.schema, material.known.name)))
+        name = statements.quoted(material.known.schema, material.known.name)
         notes.append(f"The build has rewritten the rows. Leave the rest to autovacuum, or run: VACUUM {name}")
     return Tuning(
         table=str(material.known),

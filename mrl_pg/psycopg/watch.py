@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil, isqrt
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from mrl_pg.measure import Run, Truth, measured, own_distances, without_own
 from mrl_pg.psycopg.material import embedded
 from mrl_pg.psycopg.recorded import find_recorded, recorded_queries
 from mrl_pg.psycopg.run import compiled, execute
-from mrl_pg.psycopg.sample import embedding_column, read_sample
+from mrl_pg.psycopg.sample import embedding_column, read_sample, with_margin
 from mrl_pg.psycopg.search import Result, describe, forget, search
 from mrl_pg.queries import QueriesLike, as_queries
 from mrl_pg.registry import TableName, Target, settle, split_name
@@ -160,8 +160,7 @@ def _rows_as_queries(
         cursor.execute(compiled(statements.SNAPSHOT))
         column = embedding_column(conn, known, prefix.embedding)
         ((count, _),) = execute(conn, statements.count_embeddings(known, prefix.embedding))
-        # Six standard deviations more than wanted, so that enough are read.
-        found = read_sample(conn, known, column, sample + 6 * isqrt(sample) + 6, seed=seed, count=count)
+        found = read_sample(conn, known, column, with_margin(sample), seed=seed, count=count)
     # What is zero is near to nothing.
     usable = np.flatnonzero(found.embeddings.any(axis=1))
     if not len(usable):

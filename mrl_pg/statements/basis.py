@@ -29,7 +29,9 @@ SELECT NULL AS basis, p.dims, p.distance FROM mrl.prefixes p
 WHERE p.target = CAST(:target AS regclass) AND p.prefix = :prefix
 UNION ALL
 SELECT CAST(b.id AS text), b.dims, b.distance
-FROM mrl.bases b JOIN pg_class c ON c.oid = CAST(:target AS regclass) JOIN pg_namespace n ON n.oid = c.relnamespace
+FROM mrl.bases b
+JOIN pg_catalog.pg_class c ON c.oid = CAST(:target AS regclass)
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE b.target = format('%I.%I', n.nspname, c.relname) AND b.embedding = :embedding AND b.version = :version
   AND NOT EXISTS (SELECT FROM mrl.prefixes p WHERE p.basis = b.id)
 ORDER BY basis NULLS FIRST LIMIT 1
